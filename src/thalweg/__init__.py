@@ -1,0 +1,43 @@
+"""thalweg: choose an optimizer for your PyTorch model by measurement.
+
+Names are imported when first used, so that `import thalweg` and `thalweg --help` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Problem": "thalweg.core.problem",
+    "Rule": "thalweg.core.rule",
+    "ThalwegError": "thalweg.core.errors",
+    "UserError": "thalweg.core.errors",
+    "batches": "thalweg.core.batches",
+    "rule": "thalweg.core.rule",
+    "step_seed": "thalweg.core.batches",
+    "Runs": "thalweg.study.sweep",
+    "Study": "thalweg.study.study",
+    "compare": "thalweg.study.study",
+    "problem": "thalweg.study.problems",
+    "sweep": "thalweg.study.sweep",
+}
+_PACKAGES = ("core", "datasets", "losses", "models", "optimizers", "regularizers", "schedules", "wrappers")
+
+__all__ = ["__version__", *_HOMES, *_PACKAGES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"thalweg.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'thalweg' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

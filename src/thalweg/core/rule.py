@@ -1,0 +1,255 @@
+"""A rule: one update formula, whose signature is its declaration.
+
+    @rule
+    def lion(x, g, m=zeros, *, lr: Rate = 1e-4, beta1: Decay = 0.9, beta2: Decay = 0.99): ...
+
+Positional `x`, `g`: the point and its gradient. Positional with a default: a state and how it starts. Keyword with a
+default: a hyperparameter, its annotation the domain. Keyword without a default: a request to the engine.
+The function returns the new point, or the new point followed by the new states in the order of the signature.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from thalweg.core.domain import Domain, Penalty, domain_of
+from thalweg.core.errors import UserError, unknown
+
+REQUESTS = MappingProxyType(
+    {
+        "t": "the count of this update, 1 at the first",
+        "loss": "the loss at x on this step's batch",
+        "noise": "standard normal numbers in the shape of x, seeded by (seed, step)",
+        "x0": "the point before the first update",
+        "weights": "1 where a number belongs to a weight (two or more dimensions), 0 at biases and norms",
+    }
+)
+
+Scope = Literal["element", "tensor", "group"]
+Start = Callable[..., Any]
+
+
+# --- how a state starts: functions whose parameters (x, or a hyperparameter's name) are filled in by name
+
+
+def zeros(x: Tensor) -> Tensor:
+    """A state that starts at 0, in the shape of x."""
+    return torch.zeros_like(x)
+
+
+def ones(x: Tensor) -> Tensor:
+    """A state that starts at 1, in the shape of x."""
+    return torch.ones_like(x)
+
+
+def like_point(x: Tensor) -> Tensor:
+    """A state that starts as a copy of x."""
+    return x.clone()
+
+
+def filled(name: str) -> Start:
+    """A state that starts at the value of the hyperparameter `name`, in the shape of x."""
+
+    def start(x: Tensor, **hypers: Any) -> Tensor:
+        return torch.zeros_like(x) + hypers[name]
+
+    start.names = ("x", name)  # type: ignore[attr-defined]
+    return start
+
+
+def scalar(value: float) -> Start:
+    """A state of one number for the whole scope, such as the best loss seen."""
+
+    def start(x: Tensor) -> Tensor:
+        return x.new_full((), value)
+
+    return start
+
+
+def when(option: str, start: Start) -> Start:
+    """A state that exists only while the hyperparameter `option` is on (true, or not zero in some lane)."""
+
+    def conditional(**named: Any) -> Tensor:
+        return start(**named)
+
+    conditional.names = _names(start)  # type: ignore[attr-defined]
+    conditional.option = option  # type: ignore[attr-defined]
+    return conditional
+
+
+def _names(function: Callable) -> tuple[str, ...]:
+    return getattr(function, "names", None) or tuple(inspect.signature(function).parameters)
+
+
+# --- hyperparameters
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A hyperparameter: its name, its domain and its default."""
+
+    name: str
+    domain: Domain
+    default: Any
+
+
+def hypers_of(function: Callable, label: str) -> dict[str, Hyper]:
+    """The keywords with a default and a domain, read from a signature."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is inspect.Parameter.empty:
+            continue
+        domain = domain_of(hints.get(name))
+        if domain is None:
+            raise UserError(f"{label}: the hyperparameter '{name}' needs a domain as its annotation, such as Rate or Decay")
+        found[name] = Hyper(name, domain, domain.check(parameter.default, f"{label}: default {name}"))
+    return found
+
+
+def requests_of(function: Callable, label: str, extra: Iterable[str] = ()) -> tuple[str, ...]:
+    """The keywords without a default, each of which must be something the engine can give."""
+    names = tuple(
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty
+    )
+    for name in names:
+        if name not in REQUESTS and name not in set(extra):
+            raise unknown(f"request of {label}", name, [*REQUESTS, *extra])
+    return names
+
+
+# --- the rule
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule, as read from its function. Compare `rule`.
+
+    states: name -> start. hypers: name -> Hyper. requests: names of what the engine must give.
+    decay: how `weight_decay`, which every rule takes, acts: "l2" adds `weight_decay * x` to the gradient before the rule
+    sees it (as torch.optim does); "decoupled" shrinks x by `lr * weight_decay * x` apart from it (as AdamW does).
+    gradient: whether the rule looks at the gradient at all.
+    """
+
+    shelf = "optimizers"
+
+    name: str
+    function: Callable
+    scope: Scope
+    states: Mapping[str, Start]
+    hypers: Mapping[str, Hyper]
+    requests: tuple[str, ...]
+    decay: Literal["l2", "decoupled"] = "l2"
+    gradient: bool = True
+    doc: str = ""
+    readers: list[Callable] = field(default_factory=list, compare=False, repr=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def reader(self) -> Callable | None:
+        """The function declared with `@rule.readout`: (x, states by name) -> the rule's answer, where that is not x."""
+        return self.readers[-1] if self.readers else None
+
+    def readout(self, function: Callable) -> Callable:
+        """Declare what the rule answers when that is not `x` itself; parameters are `x` and states, by name."""
+        bad = set(_names(function)) - {"x", *self.states}
+        if bad:
+            raise UserError(f"{self.name}.readout takes x and the states {', '.join(self.states)}, not {', '.join(sorted(bad))}")
+        self.readers[:] = [function]
+        return function
+
+    def preset(
+        self, name: str, doc: str, *, decay: Literal["l2", "decoupled"] | None = None, **defaults: Any
+    ) -> Rule:
+        """A named variant: the same function under other defaults.
+
+        >>> from thalweg.optimizers import sgd
+        >>> sgd.preset("heavy", "SGD with heavy momentum.", momentum=0.99).hypers["momentum"].default
+        0.99
+        """
+        hypers = dict(self.hypers)
+        for key, value in defaults.items():
+            if key not in hypers:
+                raise unknown(f"hyperparameter of {self.name}", key, hypers)
+            hypers[key] = replace(hypers[key], default=hypers[key].domain.check(value, f"{name}: default {key}"))
+        return replace(self, name=name, hypers=hypers, decay=decay or self.decay, doc=doc)
+
+    def check(self, config: Mapping[str, Any], extra: Mapping[str, Hyper] = MappingProxyType({})) -> dict[str, Any]:
+        """All hyperparameters of a configuration, defaults filled in; `extra` are those of wrappers it may also name.
+
+        >>> from thalweg.optimizers import sgd
+        >>> sgd.check({"betas": 0.9})
+        Traceback (most recent call last):
+            ...
+        thalweg.core.errors.UserError: sgd has no 'betas'; it takes lr, momentum, dampening, nesterov, weight_decay
+        """
+        full = {name: hyper.default for name, hyper in self.hypers.items()}
+        for name, value in config.items():
+            hyper = self.hypers.get(name) or extra.get(name)
+            if hyper is None:
+                raise UserError(f"{self.name} has no '{name}'; it takes {', '.join(self.hypers)}")
+            full[name] = hyper.domain.check(value, f"{self.name}: {name}")
+        return full
+
+
+_DECAY = domain_of(Penalty)
+assert _DECAY is not None
+
+
+def rule(
+    function: Callable | None = None,
+    *,
+    scope: Scope = "element",
+    decay: Literal["l2", "decoupled"] = "l2",
+    gradient: bool = True,
+) -> Any:
+    """Read an update rule from a function's signature.
+
+    scope: "element" (each number by itself; any shape), "tensor" (whole parameters), "group" (the group as one vector).
+    Raises UserError when the signature cannot be read.
+
+    >>> from thalweg.core import Rate, rule
+    >>> @rule
+    ... def signsgd(x, g, *, lr: Rate = 1e-3):
+    ...     '''Step along the sign.'''
+    ...     return x - lr * g.sign()
+    >>> signsgd.name, list(signsgd.hypers), signsgd.states
+    ('signsgd', ['lr', 'weight_decay'], {})
+    """
+    if function is None:
+        return lambda later: rule(later, scope=scope, decay=decay, gradient=gradient)
+    name = function.__name__
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if [p.name for p in positional[:2]] != ["x", "g"]:
+        raise UserError(f"{name}: a rule's first two parameters are x (the point) and g (its gradient)")
+    for p in positional[2:]:
+        if p.default is inspect.Parameter.empty or not callable(p.default):
+            raise UserError(f"{name}: the state '{p.name}' needs a start as its default, such as zeros")
+    hypers = hypers_of(function, name)
+    if gradient and "lr" not in hypers:
+        raise UserError(f"{name}: a rule that uses the gradient needs a learning rate, `lr: Rate = ...`")
+    if "weight_decay" not in hypers and gradient:
+        hypers["weight_decay"] = Hyper("weight_decay", _DECAY, 0.0)
+    states = {p.name: p.default for p in positional[2:]}
+    for state, start in states.items():
+        option = getattr(start, "option", None)
+        needed = {option} if option else set()
+        missing = (needed | set(_names(start))) - {"x", *hypers}
+        if missing:
+            raise UserError(f"{name}: the state '{state}' starts from {', '.join(sorted(missing))}, which the rule does not have")
+    module = inspect.getmodule(function)
+    doc = inspect.getdoc(function) or (module and inspect.getdoc(module)) or ""
+    return Rule(name, function, scope, states, hypers, requests_of(function, name), decay, gradient, doc)

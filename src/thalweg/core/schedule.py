@@ -1,0 +1,51 @@
+"""Schedules: pure functions of t, the number of updates already done (0 at the first), that multiply a base value."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from thalweg.core.errors import UserError, unknown
+
+Multiplier = Callable[[int], float]
+
+
+def schedule(make: Callable[..., Multiplier]) -> Callable[..., Multiplier]:
+    """Declare a maker of schedules: its arguments are checked, and what it makes knows its name and arguments.
+
+    >>> from thalweg.schedules import cosine
+    >>> f = cosine(total=100, warmup=10)
+    >>> f(0), f(10), round(f(55), 6), f(100)
+    (0.0, 1.0, 0.5, 0.0)
+    """
+    name = make.__name__
+    module = inspect.getmodule(make)
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def checked(*args: Any, **kwargs: Any) -> Multiplier:
+        for key in kwargs:
+            if key not in signature.parameters:
+                raise unknown(f"argument of the schedule {name}", key, signature.parameters)
+        given = signature.bind(*args, **kwargs).arguments
+        for key, value in given.items():
+            if isinstance(value, int | float) and (value < 0 or (key == "total" and value < 1)):
+                raise UserError(f"{name}: {key} = {value} must be {'at least 1' if key == 'total' else 'at least 0'}")
+        total, warm = given.get("total"), given.get("warmup")
+        if total is not None and warm is not None and warm > total:
+            raise UserError(f"{name}: warmup = {warm} is longer than total = {total}, which includes it")
+        f = make(*args, **kwargs)
+        f.label = f"{name}({', '.join(f'{k}={v:g}' if isinstance(v, int | float) else f'{k}={v}' for k, v in given.items())})"  # type: ignore[attr-defined]
+        return f
+
+    checked.shelf = "schedules"  # type: ignore[attr-defined]
+    checked.name = name  # type: ignore[attr-defined]
+    checked.doc = inspect.getdoc(make) or (module and inspect.getdoc(module)) or ""  # type: ignore[attr-defined]
+    return checked
+
+
+def warmed(f: Multiplier, warmup: int) -> Multiplier:
+    """f behind a linear warm-up from 0: f(t) * t / warmup while t < warmup."""
+    return lambda t: f(t) * min(t / warmup, 1.0) if warmup > 0 else f(t)

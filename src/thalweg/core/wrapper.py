@@ -1,0 +1,51 @@
+"""Wrappers: what can be put around any rule. A wrapper's signature is its declaration, as a rule's is.
+
+    @wrapper(stage="gradient")
+    def clip_value(step, x, g, *, clip_value: Threshold = 1.0):
+        return step(x, g.clamp(-clip_value, clip_value))
+
+`step(x, g)` is the rule inside and returns the new point. A keyword without a default is a request to the engine, or a
+hyperparameter of the rule inside (`lr`). The stage says in which order wrappers nest, from outside: "loss" (the penalty is part of the
+loss), "gradient" (clipping, of the whole gradient). A configuration that names a wrapper's hyperparameter is wrapped in it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from thalweg.core.errors import UserError
+from thalweg.core.rule import Hyper, hypers_of, requests_of
+
+Stage = Literal["loss", "gradient"]
+STAGES: tuple[Stage, ...] = ("loss", "gradient")
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A wrapper as read from its function; see the module. shelf: "wrappers" or "regularizers"."""
+
+    name: str
+    function: Callable
+    stage: Stage
+    hypers: Mapping[str, Hyper]
+    requests: tuple[str, ...]
+    doc: str = ""
+    shelf: str = "wrappers"
+
+
+def wrapper(*, stage: Stage, shelf: str = "wrappers") -> Callable[[Callable], Wrapper]:
+    """Read a wrapper from a function `(step, x, g, *, ...) -> new x`."""
+
+    def read(function: Callable) -> Wrapper:
+        name = function.__name__
+        if list(inspect.signature(function).parameters)[:3] != ["step", "x", "g"]:
+            raise UserError(f"{name}: a wrapper's first three parameters are step, x and g")
+        module = inspect.getmodule(function)
+        doc = inspect.getdoc(function) or (module and inspect.getdoc(module)) or ""
+        requests = requests_of(function, name, extra=("lr",))
+        return Wrapper(name, function, stage, hypers_of(function, name), requests, doc, shelf)
+
+    return read

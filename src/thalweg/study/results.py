@@ -1,0 +1,67 @@
+"""What a store holds, as plain values: all that the judge and the report ever read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The course of one run. A run that diverged has shorter arrays: they end with the record at which it was seen.
+
+    steps (records,): updates done at each record, 0 before the first. loss: on that record's batch. grad_norm: of that batch's gradient
+    (before clipping; nan where a rule takes no gradient, and at the last record). lr: the scheduled rate.
+    eval_steps (evaluations,) and valid: metric name -> (evaluations,) on the validation rows ("loss" always among them).
+    """
+
+    steps: np.ndarray
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    lr: np.ndarray
+    eval_steps: np.ndarray
+    valid: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study as it stands, finished or not.
+
+    kind: "compare" (tune, then final) or "sweep" (a grid).
+    spec: the study as resolved (problem, budget, seeds, steps, batch_size, optimizers ...). plan: engine, lanes, threads and why.
+    environment: versions and hardware. command: what was typed, or "".
+    score: the metric that ranks runs ("accuracy", "r2" or "loss"); higher: whether larger is better.
+    metrics: every metric's name, the score first, "loss" among them.
+    optimizers: labels in the order of the spec. notes: facts about the problem for the method section.
+    counts: rows of each split, {"train": 1078, "valid": 359, "test": 360}.
+    planned: phase -> number of runs planned, {"tune": 80, "final": 25}.
+    runs: a row a run, with columns
+        id, phase ("tune" | "final" | "sweep"), optimizer (label), trial (0.. within an optimizer), seed, config (dict of the
+        hyperparameters that were set or drawn, and "schedule" where not constant), status ("done" | "diverged"), diverged_at (-1 or
+        the updates done), steps, engine, train_loss (mean of the last tenth of the records), valid_<metric> for every metric, and
+        test_<metric> in phase "final" (nan elsewhere, and where a run diverged).
+    curves: run id -> Curve.
+    seconds: phase -> wall seconds spent in it.
+    """
+
+    kind: str
+    name: str
+    spec: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    command: str
+    score: str
+    higher: bool
+    metrics: tuple[str, ...]
+    optimizers: tuple[str, ...]
+    notes: tuple[str, ...]
+    counts: Mapping[str, int]
+    planned: Mapping[str, int]
+    runs: pd.DataFrame
+    curves: Mapping[str, Curve]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    all_rows: bool = False
