@@ -6,25 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from thalweg.engine.work import Curve
 
-@dataclass(frozen=True)
-class Curve:
-    """The course of one run. A run that diverged has shorter arrays: they end with the record at which it was seen.
 
-    steps (records,): updates done at each record, 0 before the first. loss: on that record's batch. grad_norm: of that batch's gradient
-    (before clipping; nan where a rule takes no gradient, and at the last record). lr: the scheduled rate.
-    eval_steps (evaluations,) and valid: metric name -> (evaluations,) on the validation rows ("loss" always among them).
-    """
-
-    steps: np.ndarray
-    loss: np.ndarray
-    grad_norm: np.ndarray
-    lr: np.ndarray
-    eval_steps: np.ndarray
-    valid: Mapping[str, np.ndarray] = field(default_factory=dict)
+__all__ = ["Curve", "Results"]
 
 
 @dataclass(frozen=True)

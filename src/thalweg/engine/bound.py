@@ -1,0 +1,177 @@
+"""A rule bound to a structure: wrappers nested, flags fixed, states known. What every engine steps with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import UserError
+from thalweg.core.rule import Hyper, Rule, names_of
+from thalweg.core.wrapper import STAGES, Wrapper
+
+Config = Mapping[str, Any]
+
+
+def resolve(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> dict[str, Any]:
+    """A configuration checked against the rule and the wrappers it names, defaults filled in."""
+    used = wrapped(rule, config, wrappers)
+    extra = {name: hyper for wrapper in used for name, hyper in wrapper.hypers.items()}
+    for wrapper in used:
+        if "lr" in wrapper.requests and "lr" not in rule.hypers:
+            raise UserError(f"{wrapper.name} needs a rule with a learning rate, which {rule.name} does not have")
+    defaults = {name: hyper.default for name, hyper in extra.items()}
+    return {**defaults, **rule.check(config, extra)}
+
+
+def wrapped(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> list[Wrapper]:
+    """The wrappers whose hyperparameters a configuration names, outermost first."""
+    used = [w for w in wrappers if any(name in config and name not in rule.hypers for name in w.hypers)]
+    return sorted(used, key=lambda w: (STAGES.index(w.stage), w.name))
+
+
+def structure_of(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> tuple[Any, ...]:
+    """What two runs must share to be lanes of one fleet: flags, counts, names, and the wrappers around the rule."""
+    flags = tuple((name, config[name]) for name, hyper in rule.hypers.items() if hyper.domain.structural)
+    return flags, tuple(w.name for w in wrapped(rule, config, wrappers))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each trainable parameter lies in the flat vector of N numbers."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    dtype: torch.dtype
+
+    @property
+    def sizes(self) -> list[int]:
+        return [shape.numel() for shape in self.shapes]
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """(N,) -> the parameters, as views."""
+        return [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """The parameters -> (N,)."""
+        return torch.cat([part.reshape(-1) for part in parts]) if parts else torch.zeros(0, dtype=self.dtype)
+
+    def weights(self, device: Any) -> Tensor:
+        """(N,): 1 at parameters of two or more dimensions, 0 at biases and norms."""
+        return self.join([torch.full(shape, float(len(shape) > 1), dtype=self.dtype, device=device) for shape in self.shapes])
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One structure of one rule. `hypers` given to its methods are floats, or 0-dim tensors inside a fleet's vmap."""
+
+    rule: Rule
+    wrappers: tuple[Wrapper, ...]
+    structure: Mapping[str, Any]
+    active: frozenset[str]
+    layout: Layout
+
+    @cached_property
+    def data(self) -> dict[str, Hyper]:
+        """The hyperparameters that are numbers and may differ between lanes."""
+        sources = [self.rule.hypers, *(w.hypers for w in self.wrappers)]
+        return {n: h for source in sources for n, h in source.items() if not h.domain.structural}
+
+    @cached_property
+    def requests(self) -> set[str]:
+        """What the engine must give."""
+        return {*self.rule.requests, *(name for w in self.wrappers for name in w.requests if name != "lr")}
+
+    @cached_property
+    def states(self) -> dict[str, Callable]:
+        """The states that exist under this structure."""
+        present = {}
+        for name, start in self.rule.states.items():
+            option = getattr(start, "option", None)
+            if option is None or self.structure.get(option, option in self.active):
+                present[name] = start
+        return present
+
+    def start(self, x: Tensor, hypers: Mapping[str, Any]) -> dict[str, Any]:
+        """The states before the first update, at x of shape (N,); a list of them, one a tensor, under scope "tensor"."""
+        values = {**self.structure, **hypers}
+
+        def begin(function: Callable, point: Tensor) -> Tensor:
+            return function(**{"x": point, **{n: values[n] for n in names_of(function) if n != "x"}})
+
+        if self.rule.scope == "tensor":
+            parts = self.layout.split(x)
+            return {name: [begin(function, part) for part in parts] for name, function in self.states.items()}
+        return {name: begin(function, x) for name, function in self.states.items()}
+
+    def step(self, x: Tensor, g: Tensor, states: Mapping[str, Any], hypers: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+        """One update of a flat point: (N,), (N,) -> (new x, new states). Pure; g is not modified."""
+        new_states: dict[str, Any] = {}
+
+        def inner(x: Tensor, g: Tensor) -> Tensor:
+            if "weight_decay" in self.active and "weight_decay" not in self._accepted:
+                if self.rule.decay == "l2":
+                    g = g + hypers["weight_decay"] * x
+                else:
+                    x = x - hypers["lr"] * hypers["weight_decay"] * x
+            x, states_after = self._rule(x, g, states, hypers, given)
+            new_states.update(states_after)
+            return x
+
+        call: Callable = inner
+        for w in reversed(self.wrappers):
+            named = {name: hypers[name] for name in w.hypers}
+            call = partial(w.function, call, **named, **{n: hypers["lr"] if n == "lr" else given[n] for n in w.requests})
+        return call(x, g).to(x.dtype), new_states
+
+    def _rule(self, x: Tensor, g: Tensor, states: Mapping[str, Any], hypers: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+        values = {n: self.structure[n] if n in self.structure else hypers[n] for n in self.rule.hypers if n in self._accepted}
+        asked = {n: given[n] for n in self.rule.requests}
+        if self.rule.scope != "tensor":
+            return self._once(x, g, {n: states.get(n) for n in self.rule.states}, values, asked)
+        points, outcomes = self.layout.split(x), []
+        cut = {n: self.layout.split(v) for n, v in asked.items() if isinstance(v, Tensor) and v.shape == x.shape}
+        for i, (point, slope) in enumerate(zip(points, self.layout.split(g), strict=True)):
+            own = {n: states[n][i] if n in states else None for n in self.rule.states}
+            outcomes.append(self._once(point, slope, own, values, {n: cut[n][i] if n in cut else v for n, v in asked.items()}))
+        new_x = self.layout.join([outcome[0] for outcome in outcomes])
+        return new_x, {n: [outcome[1][n] for outcome in outcomes] for n in states}
+
+    def _once(self, x: Tensor, g: Tensor, states: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]) -> Any:
+        answer = self.rule.function(x, g, *states.values(), **values, **asked)
+        new_x, *rest = answer if isinstance(answer, tuple) else (answer,)
+        if not isinstance(new_x, Tensor) or new_x.shape != x.shape:
+            raise UserError(f"{self.rule.name} must return the new point in the shape of x, followed by its states")
+        # a rule may leave out trailing states that are absent under this structure
+        after = dict(zip(states, rest, strict=False))
+        lacking = [n for n, s in states.items() if s is not None and after.get(n) is None]
+        if lacking or len(rest) > len(states):
+            raise UserError(f"{self.rule.name} must return the new point and then its states in order: {', '.join(states)}")
+        return new_x, {n: after[n].to(s.dtype) for n, s in states.items() if s is not None}
+
+    @cached_property
+    def _accepted(self) -> set[str]:
+        """Hyperparameters that the function itself takes (weight decay is ours unless the rule declares it)."""
+        return set(names_of(self.rule.function))
+
+    def readout(self, x: Tensor, states: Mapping[str, Any]) -> Tensor:
+        """What the rule answers: x, unless it declares a readout."""
+        reader = self.rule.reader
+        if reader is None:
+            return x
+        return reader(**{n: x if n == "x" else states.get(n) for n in names_of(reader)})
+
+
+def bind(rule: Rule, configs: Sequence[Config], wrappers: Iterable[Wrapper], layout: Layout) -> Bound:
+    """Bind a rule to the structure that full configurations (from `resolve`) share."""
+    wrappers = tuple(wrappers)
+    kinds = {structure_of(rule, config, wrappers) for config in configs}
+    if len(kinds) != 1:
+        raise UserError(f"configurations of {rule.name} differ in structure (flags, counts or wrappers) and cannot share a fleet")
+    structure = {n: configs[0][n] for n, h in rule.hypers.items() if h.domain.structural}
+    active = frozenset(n for config in configs for n, v in config.items() if n not in structure and v)
+    return Bound(rule, tuple(wrapped(rule, configs[0], wrappers)), structure, active, layout)

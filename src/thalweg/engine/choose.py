@@ -1,0 +1,149 @@
+"""Which engine: a few steps are timed, the whole is predicted, the fastest that fits in memory is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from time import perf_counter
+
+import psutil
+import torch
+
+from thalweg.core.errors import UserError, unknown
+from thalweg.core.problem import take, to
+from thalweg.engine import fleet, solo
+from thalweg.engine.bound import bind
+from thalweg.engine.work import CannotFuse, Stepper, Work, probe, stream
+
+ENGINES = ("auto", "fleet", "pool", "solo")
+STARTUP = 4.0
+"""Seconds until worker processes have imported torch."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine, why, and what was predicted. lanes: the most that share a fleet. seconds: engine -> predicted for all lanes.
+
+    memory: predicted bytes at the peak, for the fleet as cut.
+    """
+
+    engine: str
+    lanes: int
+    workers: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    memory: int = 0
+    why: str = ""
+
+
+def device(name: str = "auto") -> str:
+    """The device to train on: cuda, mps or cpu, chosen by itself unless named.
+
+    >>> device("cpu")
+    'cpu'
+    """
+    if name != "auto":
+        kind = name.split(":")[0]
+        if kind not in ("cpu", "cuda", "mps"):
+            raise unknown("device", name, ("auto", "cpu", "cuda", "mps"))
+        if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+            raise UserError(f"this machine's PyTorch has no {kind} device; use --device cpu, or install a build of torch with {kind}")
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose(work: Work, engine: str = "auto", runs: int | None = None) -> Choice:
+    """Choose an engine for `runs` runs like the lanes of this work (all its lanes by default).
+
+    A named engine is taken as it is. `auto` times a few steps of one lane alone and of the lanes together. Raises UserCodeError
+    when the user's model cannot run at all.
+    """
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    runs = runs or len(work.lanes)
+    workers = max(1, psutil.cpu_count(logical=False) or 1) if work.device == "cpu" else 1
+    per_lane = memory_per_lane(work)
+    lanes = max(1, min(len(work.lanes), int(0.6 * free_memory(work.device) / max(per_lane, 1))))
+    if engine != "auto":
+        return Choice(engine, lanes, workers, {}, per_lane * (lanes if engine == "fleet" else 1), "as asked")
+    if len(work.lanes) == 1 and runs == 1:
+        return Choice("solo", 1, 1, {}, per_lane, "a single run")
+    seconds: dict[str, float] = {}
+    alone = _step_seconds(work.with_lanes(work.lanes[:1]), solo)
+    seconds["solo"] = alone * work.steps * runs
+    if workers > 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            single = _step_seconds(work.with_lanes(work.lanes[:1]), solo)
+        finally:
+            torch.set_num_threads(threads)
+        seconds["pool"] = STARTUP + single * work.steps * math.ceil(runs / workers)
+    try:
+        together = _step_seconds(work.with_lanes(work.lanes[:lanes]), fleet)
+        seconds["fleet"] = together * work.steps * runs / lanes
+    except CannotFuse as error:
+        why = f"this model does not run under vmap ({str(error.__cause__)[:120]})"
+    else:
+        why = "the fastest of those timed"
+    best = min(seconds, key=lambda name: seconds[name])
+    return Choice(best, lanes, workers, seconds, per_lane * (lanes if best == "fleet" else workers if best == "pool" else 1), why)
+
+
+def _step_seconds(work: Work, engine: object) -> float:
+    """The median seconds of a step after two steps of warm-up; fewer steps are timed where they are slow."""
+    times: list[float] = []
+
+    class Enough(Exception):
+        pass
+
+    def clock(done: int, alive: int, best: float) -> None:
+        if work.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        times.append(perf_counter())
+        if len(times) >= 5 and times[-1] - times[0] > 1.0:
+            raise Enough
+
+    try:
+        engine.run(replace(work, steps=min(12, work.steps), every=1, evaluations=(), test=False), clock)  # type: ignore[attr-defined]
+    except Enough:
+        pass
+    gaps = [b - a for a, b in zip(times, times[1:], strict=False)][2:]
+    return median(gaps) if gaps else (times[-1] - times[0]) / max(1, len(times) - 1) if len(times) > 1 else 0.0
+
+
+def memory_per_lane(work: Work) -> int:
+    """Predicted bytes that one lane of a fleet takes at its peak: vectors, states and what the backward pass keeps."""
+    module = work.start(work.lanes[0].seed).to(work.device)
+    layout = probe(work, module)
+    bound = bind(work.rule, [work.lanes[0].config], work.wrappers, layout)
+    numbers = sum(layout.sizes)
+    kept = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    batch = to(take(work.problem.train, next(stream(work, work.lanes[0].seed))), work.device)
+    stepper = Stepper(module, work.problem)
+    saved = {n: b.clone() for n, b in module.named_buffers()}
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        stepper.train()(batch)
+    for n, b in module.named_buffers():
+        b.copy_(saved[n])
+    vectors = 6 + 3 * len(bound.states)  # point, gradient, their successors and temporaries; each state before, after, between
+    return vectors * numbers * layout.dtype.itemsize + 3 * kept
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can still be had on a device."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return int(psutil.virtual_memory().available)
+
+
+__all__ = ["ENGINES", "Choice", "choose", "device", "free_memory", "memory_per_lane"]

@@ -1,0 +1,41 @@
+"""Metrics of K lanes on held-out rows: predictions for all rows first, each metric once over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from thalweg.core.problem import Batch, Problem, rows
+
+BUDGET = 16384
+"""Rows times lanes that go through the model at once."""
+
+
+def evaluate(problem: Problem, data: Batch, lanes: int, forward: Callable[[Batch, bool], Any]) -> dict[str, np.ndarray]:
+    """Metric name -> (lanes,), "loss" always among them.
+
+    forward(batch, predict): the model's outputs, or the problem's loss, of all lanes, with the lanes first: (lanes, rows, ...) or (lanes,).
+    """
+    n = rows(data)
+    size = max(1, BUDGET // lanes)
+    chunks = [tree_map(lambda leaf, i=i: leaf[i : i + size], data) for i in range(0, n, size)]
+    if problem.step is not None:
+        sums = sum(forward(chunk, False).cpu().double() * rows(chunk) for chunk in chunks)
+        return {"loss": (sums / n).numpy()}
+    # on the processor, since not every accelerator has double precision
+    outputs = [tree_map(lambda y: y.cpu(), forward(chunk, True)) for chunk in chunks]
+    whole = outputs[0] if len(outputs) == 1 else tree_map(lambda *parts: torch.cat(parts, dim=1), *outputs)
+    targets = data[1].cpu()
+    values: dict[str, list[float]] = {m.name: [] for m in problem.metrics} | {"loss": []}
+    assert problem.loss is not None
+    for k in range(lanes):
+        lane = tree_map(lambda leaf, k=k: leaf[k] if isinstance(leaf, Tensor) else leaf, whole)
+        for metric in problem.metrics:
+            values[metric.name].append(float(metric.function(lane, targets)))
+        values["loss"].append(float(problem.loss(lane, targets)))
+    return {name: np.array(column) for name, column in values.items()}

@@ -1,0 +1,320 @@
+"""The fleet: K configurations of one model trained together, parameters and states as (K, N) matrices.
+
+Lanes share the model, the loss and the structure of the rule; they differ in hyperparameters, schedules and seeds. Gradients come from
+`torch.func` under `vmap`; the rule is the same function that every other engine calls, under `vmap` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_flatten, tree_map
+
+from thalweg.core.batches import step_seed
+from thalweg.core.problem import take, to
+from thalweg.engine import noise
+from thalweg.engine.bound import Bound, bind
+from thalweg.engine.evaluate import evaluate
+from thalweg.engine.work import (
+    LIMIT,
+    CannotFuse,
+    Log,
+    Outcome,
+    Progress,
+    Stepper,
+    Work,
+    out_of_memory,
+    probe,
+    rates,
+    stream,
+    user_code,
+)
+
+
+def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
+    """Train all lanes of the work; one outcome a lane, in order.
+
+    Where memory runs out, the fleet is halved and each half trained whole. Where lanes have several seeds and the model draws
+    random numbers other than dropout's, each seed's lanes are a fleet of their own, so that they draw what their own loop would.
+    """
+    with torch.random.fork_rng(devices=_cuda(work)):
+        try:
+            fleet = _Fleet(work)
+            if fleet.other_noise and len({lane.seed for lane in work.lanes}) > 1:
+                return _by_seed(work, progress)
+            return fleet.train(progress)
+        except (RuntimeError, MemoryError) as error:
+            if len(work.lanes) == 1 or not out_of_memory(error):
+                raise
+    half = len(work.lanes) // 2
+    return run(work.with_lanes(work.lanes[:half]), progress) + run(work.with_lanes(work.lanes[half:]), progress)
+
+
+def _cuda(work: Work) -> list[int]:
+    return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
+
+
+def _by_seed(work: Work, progress: Progress | None) -> list[Outcome]:
+    outcomes: dict[int, Outcome] = {}
+    for seed in dict.fromkeys(lane.seed for lane in work.lanes):
+        own = [k for k, lane in enumerate(work.lanes) if lane.seed == seed]
+        outcomes.update(zip(own, run(work.with_lanes([work.lanes[k] for k in own]), progress), strict=True))
+    return [outcomes[k] for k in range(len(work.lanes))]
+
+
+class _Fleet:
+    """The state of a run: matrices of all lanes that are alive, and the records of those that were."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.device = torch.device(work.device)
+        self.data = to(work.problem.train, self.device)
+        self.lanes = list(work.lanes)
+        self.alive = list(range(len(self.lanes)))
+        self.seeds = [lane.seed for lane in self.lanes]
+        modules = {seed: work.start(seed).to(self.device) for seed in dict.fromkeys(self.seeds)}
+        module = modules[self.seeds[0]]
+        self.layout = probe(work, module)
+        self.bound: Bound = bind(work.rule, [lane.config for lane in self.lanes], work.wrappers, self.layout)
+        self.stepper = Stepper(module, work.problem)
+
+        parameters = {seed: dict(m.named_parameters()) for seed, m in modules.items()}
+        trained = set(self.layout.names)
+        flats = {seed: self.layout.join([p[n].detach() for n in self.layout.names]) for seed, p in parameters.items()}
+        self.x = torch.stack([flats[seed] for seed in self.seeds])  # (K, N)
+        constants = {
+            seed: {n: p.detach() for n, p in parameters[seed].items() if n not in trained} | dict(m.named_buffers())
+            for seed, m in modules.items()
+        }
+        self.buffers = {n: torch.stack([constants[s][n] for s in self.seeds]) for n in constants[self.seeds[0]]}
+        self.weights = self.layout.weights(self.device)
+        self.x0 = self.x.clone() if "x0" in self.bound.requests else None
+        self.numbers = torch.float32 if self.device.type == "mps" else torch.float64
+        columns = {n: [lane.config[n] for lane in self.lanes] for n in self.bound.data}
+        self.scheduled = sorted({n for lane in self.lanes for n in lane.schedules})
+        # numbers that all lanes share stay Python floats: the same arithmetic, fewer operations
+        self.shared = {n: c[0] for n, c in columns.items() if len(set(c)) == 1 and n not in self.scheduled}
+        self.varied = {n: self._column(c) for n, c in columns.items() if n not in self.shared}
+        self.states = vmap(lambda x, h: self.bound.start(x, {**self.shared, **h}))(self.x, self.varied) if self.bound.states else {}
+        self.states = tree_map(torch.clone, self.states)  # a start may be one tensor seen by all lanes
+        self.masks: dict[tuple[Any, ...], list[noise.Call]] = {}
+        first = take(self.data, next(stream(work, self.seeds[0])).to(self.device))
+        self.other_noise = self._list_noise(first)
+
+    # --- random numbers
+
+    def _list_noise(self, batch: Any) -> bool:
+        """Note the dropout calls of a batch of this shape; say whether the forward draws other random numbers."""
+        self.stepper.train()
+        tensors = self._named(self.x[0], {n: b[0].clone() for n, b in self.buffers.items()})
+        calls, other = noise.list_calls(lambda: functional_call(self.stepper, tensors, (batch,)), self.device)
+        self.masks[_shapes(batch)] = calls
+        return other
+
+    def _draw(self, batch: Any, t: int) -> list[Tensor]:
+        lane = batch if self.one_batch else tree_map(lambda leaf: leaf[0], batch)
+        key = _shapes(lane)
+        if key not in self.masks:
+            self._list_noise(lane)
+        if not self.masks[key] and self.other_noise:
+            torch.manual_seed(step_seed(self.seeds[0], t))
+        return noise.draw(self.masks[key], self.seeds, t) if self.masks[key] else []
+
+    # --- one lane's functions, vmapped
+
+    def _named(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        named = {**dict(zip(self.layout.names, self.layout.split(flat), strict=True)), **buffers}
+        return {f"module.{n}": tensor for n, tensor in named.items()}
+
+    def _lose(self, flat: Tensor, buffers: Mapping[str, Tensor], batch: Any, masks: Sequence[Tensor]) -> Any:
+        """One lane's loss and its buffers after the forward."""
+        tensors = self._named(flat, {n: b.clone() for n, b in buffers.items()})
+        if masks:
+            with noise.Replay(masks):
+                loss = functional_call(self.stepper, tensors, (batch,))
+        else:
+            loss = functional_call(self.stepper, tensors, (batch,))
+        return loss.reshape(()), {n: tensors[f"module.{n}"] for n in buffers}
+
+    def _gradients(self, batch: Any, masks: Sequence[Tensor]) -> Any:
+        """All lanes: gradients (K, N) or None, losses (K,), buffers after the forward."""
+        self.stepper.train()
+        dims = (0, 0, None if self.one_batch else 0, 0 if len(set(self.seeds)) > 1 else None)
+        arguments = (self.x, self.buffers, batch, masks)
+        if not self.bound.rule.gradient:
+            with torch.no_grad():
+                loss, buffers = vmap(self._lose, in_dims=dims, randomness="same")(*arguments)
+            return None, loss, buffers
+        slopes, (loss, buffers) = vmap(grad_and_value(self._lose, has_aux=True), in_dims=dims, randomness="same")(*arguments)
+        return slopes, loss.detach(), tree_map(torch.detach, buffers)
+
+    def _update(self, g: Tensor, loss: Tensor, t: int, hypers: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        given: dict[str, Any] = {}
+        dims: dict[str, Any] = {}
+        for name in self.bound.requests:
+            value, dim = self._give(name, loss, t)
+            given[name], dims[name] = value, dim
+        constant = {n: v for n, v in given.items() if not isinstance(v, Tensor)}
+        tensors = {n: v for n, v in given.items() if n not in constant}
+
+        def one(x: Tensor, g: Tensor, states: Any, hypers: Any, tensors: Any) -> Any:
+            return self.bound.step(x, g, states, {**self.shared, **hypers}, {**constant, **tensors})
+
+        in_dims = (0, 0, 0, 0, {n: dims[n] for n in tensors})
+        with torch.no_grad(), user_code(f"stepping {self.bound.rule.name} as a fleet (engine solo or pool takes any rule)", None, CannotFuse):
+            return vmap(one, in_dims=in_dims)(self.x, g, self.states, hypers, tensors)
+
+    def _give(self, name: str, loss: Tensor, t: int) -> tuple[Any, int | None]:
+        """A request of the rule: its value, and the dimension of the lanes in it (None where all share it)."""
+        if name == "t":
+            return t + 1, None
+        if name == "loss":
+            return loss, 0
+        if name == "weights":
+            return self.weights, None
+        if name == "x0":
+            return self.x0, 0
+        draws = {seed: normal(seed, t, self.x[0]) for seed in dict.fromkeys(self.seeds)}
+        return (draws[self.seeds[0]], None) if len(draws) == 1 else (torch.stack([draws[s] for s in self.seeds]), 0)
+
+    # --- training
+
+    def train(self, progress: Progress | None) -> list[Outcome]:
+        work = self.work
+        log = Log(len(work.lanes))
+        diverged = np.full(len(work.lanes), -1)
+        ended: dict[int, dict[str, Tensor]] = {}
+        streams = {seed: stream(work, seed) for seed in dict.fromkeys(self.seeds)}
+        limit = torch.full((len(self.lanes),), float("nan"), device=self.device)
+        # an accelerator is asked for dead lanes seldom, since asking waits for it; until then they are masked
+        patience = 1 if self.device.type == "cpu" else 16
+        ok = torch.ones(len(self.lanes), dtype=torch.bool, device=self.device)
+        died = torch.full((len(self.lanes),), -1, device=self.device)
+        best = float("nan")
+        for t in range(work.steps + 1):
+            if t in work.evaluations:
+                values = self.evaluate(work.problem.valid)
+                log.evaluate(t, self.alive, values)
+                best = _best(values[work.problem.score], work.problem.higher_is_better, best)
+            batch = self._batch(streams)
+            last = t == work.steps
+            with user_code("training this model as a fleet (engine solo or pool takes any model)", batch, CannotFuse):
+                g, loss, buffers = self._gradients(batch, self._draw(batch, t))
+            g = torch.zeros_like(self.x) if g is None else g
+            norm = torch.linalg.vector_norm(g, dim=1)
+            if t == 0:
+                limit = LIMIT * loss.abs().clamp(min=1.0)
+            fine = loss.isfinite() & norm.isfinite() & (loss <= limit)
+            died = torch.where(ok & ~fine, t, died)
+            ok = ok & fine
+            if last or work.recorded(t):
+                now = rates(self.lanes, ["lr"] if "lr" in self.bound.data else [], t).get("lr", [np.nan] * len(self.lanes))
+                shown = norm.cpu().numpy() if self.bound.rule.gradient and not last else np.nan
+                log.record(t, self.alive, loss.cpu().numpy(), shown, now)
+            if (last or t % patience == 0) and not bool(ok.all()):
+                keep = ok.nonzero().flatten()
+                for k in (~ok).nonzero().flatten().tolist():
+                    diverged[self.alive[k]] = int(died[k])
+                    ended[self.alive[k]] = self._state(k)
+                    if (log.steps or [-1])[-1] != t:
+                        log.record(t, [self.alive[k]], loss[k].cpu().numpy(), norm[k].cpu().numpy(), np.nan)
+                ok, died, limit, loss, g = ok[keep], died[keep], limit[keep], loss[keep], g[keep]
+                buffers = {n: b[keep] for n, b in buffers.items()}
+                self._compact(keep)
+                if not self.alive:
+                    break
+            if progress is not None and (last or work.recorded(t)):
+                progress(t, len(self.alive), best)
+            if last:
+                break
+            hypers = self.varied
+            if self.scheduled:
+                now_rates = rates(self.lanes, self.scheduled, t)
+                hypers = {**hypers, **{n: self._column(column) for n, column in now_rates.items()}}
+            new_x, new_states = self._update(g, loss, t, hypers)
+            if patience > 1:
+                new_x = torch.where(ok[:, None], new_x, self.x)
+            self.x, self.states, self.buffers = new_x, new_states, buffers
+        return self._outcomes(log, diverged, ended)
+
+    def _outcomes(self, log: Log, diverged: np.ndarray, ended: dict[int, dict[str, Tensor]]) -> list[Outcome]:
+        work = self.work
+        test = self.evaluate(work.problem.test) if work.test and self.alive else {}
+        at = {lane: k for k, lane in enumerate(self.alive)}
+        outcomes = []
+        for lane in range(len(work.lanes)):
+            state = ended.get(lane) or self._state(at[lane])
+            scores = {name: float(column[at[lane]]) for name, column in test.items()} if lane in at else {}
+            outcome = Outcome(log.curve(lane, int(diverged[lane])), int(diverged[lane]), state if work.keep_weights else None, scores)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self.numbers, device=self.device)
+
+    @property
+    def one_batch(self) -> bool:
+        """Whether all lanes see the same batches, because they share a seed."""
+        return len(set(self.seeds)) == 1
+
+    def _batch(self, streams: Mapping[int, Any]) -> Any:
+        # every seed's stream moves on, also those whose lanes are gone
+        drawn = {seed: next(s) for seed, s in streams.items()}
+        if self.one_batch:
+            return take(self.data, drawn[self.seeds[0]].to(self.device))
+        return take(self.data, torch.stack([drawn[seed] for seed in self.seeds]).to(self.device))  # (K, batch, ...)
+
+    def _compact(self, keep: Tensor) -> None:
+        """Take the dead lanes out of every matrix."""
+        rest = keep.tolist()
+        self.lanes, self.alive, self.seeds = ([column[k] for k in rest] for column in (self.lanes, self.alive, self.seeds))
+        self.x = self.x[keep]
+        self.x0 = None if self.x0 is None else self.x0[keep]
+        self.buffers = {n: b[keep] for n, b in self.buffers.items()}
+        self.states = tree_map(lambda s: s[keep], self.states)
+        self.varied = {n: v[keep] for n, v in self.varied.items()}
+
+    def _answers(self) -> Tensor:
+        """(K, N): what the rule answers in each lane."""
+        if self.bound.rule.reader is None:
+            return self.x
+        return vmap(self.bound.readout)(self.x, self.states)
+
+    def _state(self, k: int) -> dict[str, Tensor]:
+        states = tree_map(lambda s: s[k], self.states)
+        parts = self.layout.split(self.bound.readout(self.x[k], states).clone())
+        return dict(zip(self.layout.names, parts, strict=True)) | {n: b[k].clone() for n, b in self.buffers.items()}
+
+    def evaluate(self, data: Any) -> dict[str, np.ndarray]:
+        """Metrics of all lanes alive, in evaluation mode."""
+        self.stepper.eval()
+
+        def one(flat: Tensor, buffers: Mapping[str, Tensor], batch: Any, predict: bool) -> Any:
+            return functional_call(self.stepper, self._named(flat, buffers), (batch, predict))
+
+        def forward(batch: Any, predict: bool) -> Any:
+            return vmap(lambda x, b: one(x, b, to(batch, self.device), predict), randomness="same")(answers, self.buffers)
+
+        with torch.no_grad(), user_code("evaluating this model as a fleet (engine solo or pool takes any model)", None, CannotFuse):
+            answers = self._answers()
+            return evaluate(self.work.problem, to(data, self.device), len(self.lanes), forward)
+
+
+def _best(scores: np.ndarray, higher: bool, otherwise: float) -> float:
+    finite = scores[np.isfinite(scores)]
+    return otherwise if not len(finite) else float(finite.max() if higher else finite.min())
+
+
+def normal(seed: int, t: int, like: Tensor) -> Tensor:
+    """The standard normal numbers that a rule asks for at step t, in the shape of `like`."""
+    generator = torch.Generator(device=like.device).manual_seed(step_seed(seed, t))
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _shapes(batch: Any) -> tuple[Any, ...]:
+    return tuple(leaf.shape for leaf in tree_flatten(batch)[0])

@@ -1,0 +1,208 @@
+"""What engines take and give: lanes of one structure in, an outcome a lane out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thalweg.core.batches import batches
+from thalweg.core.errors import ThalwegError, UserCodeError, UserError
+from thalweg.core.problem import Problem, rows, take, to
+from thalweg.core.rule import Rule
+from thalweg.core.schedule import Multiplier
+from thalweg.core.wrapper import Wrapper
+from thalweg.engine.bound import Layout
+
+LIMIT = 1e4
+"""A run has diverged at the first step whose loss or gradient is not finite, or whose loss exceeds LIMIT x max(1, first loss)."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One run: a full configuration (every hyperparameter), its seed, and multipliers by hyperparameter."""
+
+    config: Mapping[str, Any]
+    seed: int = 0
+    schedules: Mapping[str, Multiplier] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Lanes of one structure, to be trained alike.
+
+    start: seed -> a fresh module with that seed's initial weights. every: a record each so many steps.
+    evaluations: the steps (updates done) at which validation metrics are taken, `steps` among them if any.
+    test: whether the test rows are touched, once, at the end.
+    """
+
+    problem: Problem
+    rule: Rule
+    lanes: tuple[Lane, ...]
+    start: Callable[[int], nn.Module]
+    steps: int
+    batch_size: int
+    wrappers: tuple[Wrapper, ...] = ()
+    every: int = 10
+    evaluations: tuple[int, ...] = ()
+    test: bool = False
+    device: str = "cpu"
+    keep_weights: bool = True
+
+    def with_lanes(self, lanes: Sequence[Lane]) -> Work:
+        return replace(self, lanes=tuple(lanes))
+
+    def recorded(self, t: int) -> bool:
+        return t % self.every == 0 or t == self.steps
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The course of one run. A run that diverged has shorter arrays: they end with the record at which it was seen.
+
+    steps (records,): updates done at each record, 0 before the first. loss: on that record's batch. grad_norm: of that batch's gradient
+    (before clipping; nan where a rule takes no gradient, and at the last record). lr: the scheduled rate.
+    eval_steps (evaluations,) and valid: metric name -> (evaluations,) on the validation rows ("loss" always among them).
+    """
+
+    steps: np.ndarray
+    loss: np.ndarray
+    grad_norm: np.ndarray
+    lr: np.ndarray
+    eval_steps: np.ndarray
+    valid: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One lane's end. diverged_at: updates done when that was seen, or -1. state: the final parameters and buffers by name."""
+
+    curve: Curve
+    diverged_at: int
+    state: Mapping[str, Tensor] | None
+    test: Mapping[str, float] = field(default_factory=dict)
+
+
+Progress = Callable[[int, int, float], None]
+"""Called at each record with (updates done, lanes alive, best validation score so far or nan)."""
+
+
+class Log:
+    """Records of K lanes while they train; rows are appended, nan where a lane is gone."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.steps: list[int] = []
+        self.rows: list[np.ndarray] = []  # (3, lanes): loss, gradient norm, rate
+        self.eval_steps: list[int] = []
+        self.evals: list[dict[str, np.ndarray]] = []
+
+    def record(self, t: int, alive: Sequence[int], loss: Any, norm: Any, lr: Any) -> None:
+        row = np.full((3, self.lanes), np.nan)
+        for i, values in enumerate((loss, norm, lr)):
+            row[i, list(alive)] = values
+        self.steps.append(t)
+        self.rows.append(row)
+
+    def evaluate(self, t: int, alive: Sequence[int], values: Mapping[str, np.ndarray]) -> None:
+        full = {}
+        for name, column in values.items():
+            full[name] = np.full(self.lanes, np.nan)
+            full[name][list(alive)] = column
+        self.eval_steps.append(t)
+        self.evals.append(full)
+
+    def curve(self, lane: int, diverged_at: int) -> Curve:
+        """The records of one lane, up to the one at which it diverged."""
+        steps = np.asarray(self.steps, dtype=np.int64)
+        table = np.stack(self.rows)[:, :, lane] if self.rows else np.empty((0, 3))
+        kept = steps <= diverged_at if diverged_at >= 0 else np.ones(len(steps), dtype=bool)
+        eval_steps = np.asarray(self.eval_steps, dtype=np.int64)
+        seen = eval_steps <= diverged_at if diverged_at >= 0 else np.ones(len(eval_steps), dtype=bool)
+        names = self.evals[0] if self.evals else {}
+        valid = {name: np.array([values[name][lane] for values in self.evals])[seen] for name in names}
+        return Curve(steps[kept], table[kept, 0], table[kept, 1], table[kept, 2], eval_steps[seen], valid)
+
+
+def stream(work: Work, seed: int) -> Iterator[Tensor]:
+    """The batches of a seed: one a step, and one more for the record after the last update."""
+    return batches(rows(work.problem.train), work.batch_size, seed=seed, steps=work.steps + 1)
+
+
+def rates(lanes: Sequence[Lane], names: Sequence[str], t: int) -> dict[str, list[float]]:
+    """name -> the scheduled value in each lane at t updates done."""
+    return {n: [lane.config[n] * (lane.schedules[n](t) if n in lane.schedules else 1.0) for lane in lanes] for n in names}
+
+
+class Stepper(nn.Module):
+    """A module and the problem's step in one, so that `functional_call` reaches the module however the step uses it."""
+
+    def __init__(self, module: nn.Module, problem: Problem) -> None:
+        super().__init__()
+        self.module = module
+        self.problem = problem
+
+    def forward(self, batch: Any, predict: bool = False) -> Any:
+        return self.module(batch[0]) if predict else self.problem.lose(self.module, batch)
+
+
+def probe(work: Work, module: nn.Module) -> Layout:
+    """One plain forward and backward on the first batch: which parameters the loss reaches, and whether the user's code runs.
+
+    Parameters that the gradient does not reach, frozen ones among them, are constants of the run, as torch.optim skips them.
+    """
+    index = next(stream(work, work.lanes[0].seed))
+    batch = to(take(work.problem.train, index), work.device)
+    candidates = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    saved = {n: b.clone() for n, b in module.named_buffers()}
+    with torch.random.fork_rng(), torch.enable_grad(), user_code("the model's training step", batch):
+        torch.manual_seed(0)
+        loss = work.problem.lose(module.train(), batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise UserError(f"the loss must be one number, but it came out as {shape}; take its mean")
+        if not loss.requires_grad:
+            raise UserError("the loss does not depend on any trainable parameter: nothing can be trained")
+        slopes = torch.autograd.grad(loss, [p for _, p in candidates], allow_unused=True)
+    with torch.no_grad():
+        for n, b in module.named_buffers():
+            b.copy_(saved[n])
+    reached = [(n, p) for (n, p), slope in zip(candidates, slopes, strict=True) if slope is not None]
+    kinds = {p.dtype for _, p in reached}
+    if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
+        raise UserError(f"all trained parameters must be of one real dtype, not {', '.join(sorted(map(str, kinds)))}")
+    return Layout(tuple(n for n, _ in reached), tuple(p.shape for _, p in reached), kinds.pop())
+
+
+class CannotFuse(UserError):
+    """The model or the rule runs by itself but not under `vmap`: it needs the solo or pool engine."""
+
+
+class user_code:
+    """A block in which the user's own code runs: what it raises becomes a UserCodeError with their traceback."""
+
+    def __init__(self, what: str, batch: Any = None, error: type[UserError] = UserCodeError) -> None:
+        self.what, self.batch, self.error = what, batch, error
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ThalwegError) and not out_of_memory(error):
+            shapes = ""
+            if self.batch is not None:
+                leaves = torch.utils._pytree.tree_flatten(self.batch)[0]
+                shapes = " on a batch of shapes " + ", ".join(str(tuple(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))
+            raise self.error(f"{self.what} failed{shapes}: {type(error).__name__}: {error}") from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on whatever device."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)
+    )

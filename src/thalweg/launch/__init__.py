@@ -1,0 +1,1 @@
+"""Where work runs: each file is one function, `map`."""

@@ -1,0 +1,78 @@
+"""This machine: map a function over items, here or in worker processes with one thread each."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from thalweg.core.errors import ThalwegError
+
+
+def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: Any = None, workers: int = 1) -> Iterator[tuple[int, Any]]:
+    """Yield (position, function(shared, item)) as results come; in order when workers is 1, which means this process.
+
+    `shared` reaches each worker once, through a private file, whatever its size. Functions and items may be lambdas and objects of a
+    script or a notebook. Workers end with their parent, however it ends. Raises ThalwegError when a worker dies.
+    """
+    if workers <= 1 or not items:
+        for i, item in enumerate(items):
+            yield i, function(shared, item)
+        return
+    import joblib
+    import cloudpickle
+
+    with tempfile.TemporaryDirectory(prefix="thalweg-") as folder:
+        path = Path(folder) / "shared.pickle"
+        with path.open("wb") as file:
+            cloudpickle.dump((function, shared), file)
+        # items are pickled here, by value where needed: a script's own classes reach the workers too
+        tasks = [(str(path), i, cloudpickle.dumps(item), os.getpid()) for i, item in enumerate(items)]
+        pool = joblib.Parallel(
+            n_jobs=min(workers, len(items)), backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all"
+        )
+        try:
+            yield from pool(joblib.delayed(_work)(*task) for task in tasks)
+        except Exception as error:
+            if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool"):
+                raise ThalwegError(
+                    "a worker process died, most often because memory ran out; finished runs are kept: "
+                    "run again, or choose --engine solo"
+                ) from error
+            raise
+
+
+def _work(path: str, position: int, item: bytes, parent: int) -> tuple[int, Any]:
+    import cloudpickle
+
+    _settle(parent)
+    function, shared = _load(path)
+    return position, function(shared, cloudpickle.loads(item))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: str) -> Any:
+    import cloudpickle
+
+    with open(path, "rb") as file:
+        return cloudpickle.load(file)  # written by our parent a moment ago, into a folder that only this user can read
+
+
+@functools.lru_cache(maxsize=1)
+def _settle(parent: int) -> None:
+    """In a worker, once: one thread, and an end when the parent is gone."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
