@@ -80,12 +80,12 @@ def when(option: str, start: Start) -> Start:
     def conditional(**named: Any) -> Tensor:
         return start(**named)
 
-    conditional.names = _names(start)  # type: ignore[attr-defined]
+    conditional.names = names_of(start)  # type: ignore[attr-defined]
     conditional.option = option  # type: ignore[attr-defined]
     return conditional
 
 
-def _names(function: Callable) -> tuple[str, ...]:
+def names_of(function: Callable) -> tuple[str, ...]:
     return getattr(function, "names", None) or tuple(inspect.signature(function).parameters)
 
 
@@ -164,7 +164,7 @@ class Rule:
 
     def readout(self, function: Callable) -> Callable:
         """Declare what the rule answers when that is not `x` itself; parameters are `x` and states, by name."""
-        bad = set(_names(function)) - {"x", *self.states}
+        bad = set(names_of(function)) - {"x", *self.states}
         if bad:
             raise UserError(f"{self.name}.readout takes x and the states {', '.join(self.states)}, not {', '.join(sorted(bad))}")
         self.readers[:] = [function]
@@ -247,7 +247,7 @@ def rule(
     for state, start in states.items():
         option = getattr(start, "option", None)
         needed = {option} if option else set()
-        missing = (needed | set(_names(start))) - {"x", *hypers}
+        missing = (needed | set(names_of(start))) - {"x", *hypers}
         if missing:
             raise UserError(f"{name}: the state '{state}' starts from {', '.join(sorted(missing))}, which the rule does not have")
     module = inspect.getmodule(function)

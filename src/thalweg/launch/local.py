@@ -24,8 +24,8 @@ def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: An
         for i, item in enumerate(items):
             yield i, function(shared, item)
         return
-    import joblib
     import cloudpickle
+    import joblib
 
     with tempfile.TemporaryDirectory(prefix="thalweg-") as folder:
         path = Path(folder) / "shared.pickle"

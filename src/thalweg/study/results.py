@@ -10,7 +10,6 @@ import pandas as pd
 
 from thalweg.engine.work import Curve
 
-
 __all__ = ["Curve", "Results"]
 
 

@@ -107,7 +107,7 @@ def sweep(
     engine: str = "auto",
     every: int = 10,
     step: Any = None,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Runs:
     """Train configurations of one model together; all start from the given model's weights, which are left as they are.
@@ -115,7 +115,7 @@ def sweep(
     loss: (output, targets) -> scalar; or step: (model, batch) -> scalar. data: a pair of tensors, a dict of tensors, a Dataset, or a Problem
     (whose loss then counts). configs: each a dict of the rule's hyperparameters, of wrappers' (`clip_norm`, `l1`, ...) and
     `schedule` (a function of t, or a dict of them). seed: of the batches and noise; a sequence gives each configuration its own.
-    engine: "auto", "fleet", "pool" or "solo". every: a record each so many steps.
+    engine: "auto", "fleet", "pool" or "solo". device: "auto" (cuda, mps or cpu) or its name. every: a record each so many steps.
     Raises UserError for configurations that are not valid, UserCodeError when the model itself fails.
 
     >>> import torch
@@ -190,7 +190,7 @@ def _runs(configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], eng
     def spread(curve: Curve, values: np.ndarray) -> np.ndarray:
         """A run's records on the common steps; the record at which a run died may lie between them and is left out."""
         row = np.full(len(steps), np.nan)
-        common, ours, theirs = np.intersect1d(steps, curve.steps, return_indices=True)
+        _, ours, theirs = np.intersect1d(steps, curve.steps, return_indices=True)
         row[ours] = values[theirs]
         return row
 

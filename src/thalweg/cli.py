@@ -1,0 +1,340 @@
+"""The command line. Everything heavy is imported inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from thalweg import __version__, terminal
+from thalweg.core.errors import ThalwegError, UserCodeError, UserError, unknown
+
+
+class Commands(click.Group):
+    """A group that offers the nearest command for a misspelt one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(str(unknown("command", args[0], self.list_commands(ctx))))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="thalweg")
+def commands() -> None:
+    """Choose an optimizer for your PyTorch model by measurement.
+
+    \b
+    thalweg compare digits-mlp                  tune five optimizers alike, and say which to choose
+    thalweg compare data.csv --target price     the same for a table of yours
+    thalweg list optimizers                     what there is
+    """
+
+
+def main() -> None:
+    """The entry point: 0 done, 2 the user's mistake, 1 anything else, 130 interrupted."""
+    try:
+        code = commands.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing that was finished is lost", err=True)
+        code = 130
+    except UserError as error:
+        if isinstance(error, UserCodeError) and error.__cause__ is not None:
+            click.echo(terminal.their_frames(error), err=True)
+        click.echo(f"thalweg: {error}", err=True)
+        code = 2
+    except ThalwegError as error:
+        click.echo(f"thalweg: {error}", err=True)
+        code = 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def options(*added: Callable) -> Callable:
+    """Several click options as one decorator."""
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(added):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, under the names of the Python attributes.")
+
+study_options = options(
+    click.option("-o", "--optimizer", "optimizers", multiple=True, metavar="NAME[KEY=VALUE,...]",
+                 help="An optimizer; repeat it. Several values or low..high are searched: 'sgd[momentum=0.9,0.99, lr=1e-3..1]'. Also file.py:rule."),
+    click.option("--seeds", type=int, help="Fresh seeds on which each chosen configuration is rerun (a sweep: seeds of each run)."),
+    click.option("--steps", type=int, help="Updates a run."),
+    click.option("--epochs", type=float, help="Passes over the training rows, instead of --steps."),
+    click.option("--batch-size", type=int, help="Rows a batch."),
+    click.option("--full-batch", is_flag=True, default=None, help="All training rows in every batch."),
+    click.option("--schedule", multiple=True, metavar="NAME", help="A schedule of the learning rate; several are searched."),
+    click.option("--target", help="The column to predict, when the problem is a CSV file."),
+    click.option("--model", help="The model for a CSV file."),
+    click.option("--all-rows", is_flag=True, default=None, help="Train on all rows; scores are then training scores."),
+    click.option("--standardize/--no-standardize", default=None, help="Scale features by the training rows' mean and deviation."),
+    click.option("--data", metavar="DIR", help="Look for data files in this folder only."),
+    click.option("--out", metavar="DIR", help="The study's folder [default: outputs/<name>]. The same study there is resumed."),
+    click.option("--seed", type=int, help="Seed of the tuning runs; the final runs use the seeds after it."),
+    click.option("--engine", type=click.Choice(["auto", "fleet", "pool", "solo"]), help="How runs are trained [default: auto]."),
+    click.option("--device", help="cuda, mps or cpu [default: the best there is]."),
+    click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long, such as 90s, 10m or 1h; run again to go on."),
+    click.option("--dry-run", is_flag=True, help="Say how many runs, which engine, how long and how much memory; train nothing."),
+    click.option("--quiet", is_flag=True, help="No progress."),
+    json_option,
+)  # fmt: skip
+
+
+@commands.command()
+@click.argument("problem")
+@click.option("--budget", type=int, help="Tuning trials of each optimizer, its defaults among them [default: 16].")
+@click.option("--try", "first", multiple=True, metavar="NAME[KEY=VALUE,...]", help="A configuration to try right after the defaults.")
+@study_options
+def compare(problem: str, **given: Any) -> None:
+    """Tune several optimizers alike on PROBLEM, rerun each with fresh seeds, and say which to choose.
+
+    PROBLEM is a name (thalweg list problems), a CSV file with --target, file.py:object, or a study's .toml.
+
+    \b
+    thalweg compare digits-mlp
+    thalweg compare fashion-mnist-cnn -o sgd -o adam --epochs 1 --budget 4
+    thalweg compare mine.py:problem -o mine.py:myrule -o adam
+    """
+    _study("compare", problem, {}, **given)
+
+
+@commands.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("problem")
+@study_options
+@click.pass_context
+def sweep(ctx: click.Context, problem: str, **given: Any) -> None:
+    """Train every combination of the values you name on PROBLEM, together.
+
+    Any hyperparameter is an option: one value, several, or low..high*count.
+
+    \b
+    thalweg sweep breast-cancer-logistic -o sgd --lr 0.001,0.1,30 --full-batch
+    thalweg sweep digits-mlp -o adam --lr 1e-5..1*32 --beta1 0.9,0.99
+    """
+    _study("sweep", problem, _settings(ctx.args), **given)
+
+
+def _settings(arguments: list[str]) -> dict[str, Any]:
+    """`--lr 0.1,1 --momentum=0.9` as settings of the optimizers."""
+    from thalweg.study.spec import parse_settings
+
+    pairs, rest = [], list(arguments)
+    while rest:
+        head = rest.pop(0)
+        if not head.startswith("--"):
+            raise UserError(f"'{head}' is out of place; hyperparameters are written --name value")
+        name, equals, value = head[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise UserError(f"--{name} needs a value, such as --{name} 0.1,1")
+            value = rest.pop(0)
+        pairs.append(f"{name.replace('-', '_')}={value}")
+    return parse_settings(";".join(pairs), " ".join(arguments))
+
+
+def seconds(text: str | None) -> float | None:
+    """A duration: 90, 90s, 10m, 1.5h.
+
+    >>> seconds("10m"), seconds("1.5h"), seconds(None)
+    (600.0, 5400.0, None)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise UserError(f"--time {text} is not a duration; write 90s, 10m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _study(
+    kind: str, problem: str, settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...], out: str | None,
+    time_text: str | None, dry_run: bool, quiet: bool, as_json: bool, first: tuple[str, ...] = (), **asked: Any,
+) -> None:  # fmt: skip
+    limit = seconds(time_text)
+    from thalweg.study import study as studies
+    from thalweg.study.prepare import prepare
+
+    if kind == "sweep" and asked.get("seeds") is None:
+        asked["seeds"] = 1
+    chosen: Any = list(schedule) if len(schedule) > 1 else (schedule[0] if schedule else None)
+    bench = prepare(problem, list(optimizers) or None, kind=kind, first=first, settings=settings, schedule=chosen, **asked)
+    if dry_run:
+        _estimate(studies.estimate(bench), as_json)
+        return
+    folder = Path(out or f"outputs/{bench.name}")
+    command = "thalweg " + shlex.join(sys.argv[1:])
+    try:
+        with terminal.Progress(quiet or as_json) as progress:
+            study = studies.run(bench, folder, time=limit, watch=progress, command=command)
+    except KeyboardInterrupt:
+        _interrupted(folder)
+        raise
+    _present(study, as_json)
+
+
+def _interrupted(folder: Path) -> None:
+    """Write the report of what there is, as far as there is anything."""
+    from thalweg.study.study import Study
+
+    try:
+        study = Study.open(folder)
+        study.report()
+        click.echo(f"stopped; {len(study.table())} finished runs are kept in {folder}: the same command goes on", err=True)
+    except ThalwegError:
+        pass
+
+
+def _estimate(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(jsonlib.dumps(found))
+        return
+    runs = ", ".join(f"{count} {phase}" for phase, count in found["runs"].items())
+    engines = ", ".join(f"{engine} ({phase})" for phase, engine in found["engine"].items())
+    click.echo(f"runs: {runs}; each {found['steps']} steps of {found['batch_size']} rows")
+    click.echo(f"engine: {engines}, on {found['device']}")
+    click.echo(f"memory: about {found['memory_bytes'] / 2**20:.0f} MiB beside the data")
+    took = "not measured, since the engine was named" if found["seconds"] is None else f"about {found['seconds']:.0f} s"
+    click.echo(f"time: {took}")
+
+
+def _present(study: Any, as_json: bool, report: bool = True) -> None:
+    """The verdict on standard output, and where the report is."""
+    results = study.results()
+    page = study.report() if report else None
+    verdict = study.verdict
+    if as_json:
+        click.echo(jsonlib.dumps(_plain(verdict, page)))
+        return
+    terminal.table(terminal.standings(verdict, ("training " if results.all_rows else "") + results.score))
+    terminal.say([verdict.headline, *verdict.sentences])
+    if page is not None:
+        click.echo(f"\nreport: {page}")
+
+
+def _plain(verdict: Any, page: Path | None) -> dict[str, Any]:
+    standings = jsonlib.loads(verdict.standings.drop(columns=["runs"], errors="ignore").to_json(orient="records"))
+    names = ("winner", "leader", "config", "mean", "half", "seeds", "headline", "sentences", "unfinished")
+    found = {name: getattr(verdict, name) for name in names}
+    found = {k: None if isinstance(v, float) and v != v else v for k, v in found.items()}
+    return {**found, "standings": standings, "report": None if page is None else str(page)}
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def show(folder: Path, as_json: bool) -> None:
+    """Show the verdict of the study in FOLDER, finished or not.
+
+    \b
+    thalweg show outputs/digits-mlp
+    """
+    from thalweg.study.study import Study
+
+    _present(Study.open(folder), as_json, report=False)
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def status(folder: Path, as_json: bool) -> None:
+    """Say how far the study in FOLDER is.
+
+    \b
+    thalweg status outputs/digits-mlp
+    """
+    from thalweg.study.study import Study
+
+    results = Study.open(folder).results()
+    done = results.runs["phase"].value_counts().to_dict()
+    rows = [
+        {
+            "phase": phase, "planned": planned, "done": int(done.get(phase, 0)),
+            "diverged": int(((results.runs["phase"] == phase) & (results.runs["status"] == "diverged")).sum()),
+            "engine": results.plan["phases"].get(phase, {}).get("engine"), "seconds": results.seconds.get(phase, 0.0),
+        }
+        for phase, planned in results.planned.items()
+    ]  # fmt: skip
+    if as_json:
+        click.echo(jsonlib.dumps({"name": results.name, "phases": rows}))
+    else:
+        terminal.table(rows, results.name)
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), help="Where to write it [default: report.html in the folder].")
+def report(folder: Path, to: Path | None) -> None:
+    """Write the report of the study in FOLDER, finished or not.
+
+    \b
+    thalweg report outputs/digits-mlp
+    """
+    from thalweg.study.study import Study
+
+    click.echo(Study.open(folder).report(to))
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), help="Write to this file instead of standard output.")
+def export(folder: Path, kind: str, to: Path | None) -> None:
+    """Export the table of runs of the study in FOLDER.
+
+    \b
+    thalweg export outputs/digits-mlp --format csv > runs.csv
+    """
+    from thalweg.study.study import Study
+
+    frame = Study.open(folder).table()
+    if kind == "csv":
+        content = frame.to_csv(index=False, lineterminator="\n").encode()
+    elif kind == "json":
+        content = (frame.to_json(orient="records", double_precision=15) + "\n").encode()
+    else:
+        content = frame.to_parquet(index=False)
+    if to is None:
+        click.get_binary_stream("stdout").write(content)
+        return
+    try:
+        to.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{to} cannot be written: {error.strerror}") from None
+
+
+@commands.command(name="list")
+@click.argument("what", required=False)
+@json_option
+def list_(what: str | None, as_json: bool) -> None:
+    """List what there is: optimizers, wrappers, schedules, losses, regularizers, models, datasets, problems or studies.
+
+    \b
+    thalweg list optimizers
+    thalweg list problems
+    """
+    from thalweg.listing import listing
+
+    rows = listing(what)
+    if as_json:
+        click.echo(jsonlib.dumps(rows))
+    else:
+        terminal.table(rows)

@@ -1,0 +1,19 @@
+"""Mean squared error: the mean of (output - target)^2. Gauss 1809."""
+
+from torch import Tensor
+
+from thalweg.core.declare import align, loss
+
+
+@loss(tasks=("regression",), target="float")
+def mse(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error, the mean over all numbers of (output - target)^2.
+
+    output, target: any shapes with equally many numbers, such as (n, 1) and (n,). Raises UserError where they have not.
+
+    >>> import torch
+    >>> mse(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 0.0]))
+    tensor(5.)
+    """
+    output, target = align(output, target)
+    return (output - target).square().mean()

@@ -1,0 +1,211 @@
+"""The store: a study's database, written by one process, a group at a time, each group in one transaction.
+
+A process that is killed leaves finished groups whole and nothing of the others. The URL is SQLAlchemy's; SQLite by default.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from thalweg.core.errors import UserError
+from thalweg.engine.work import Curve, Outcome
+from thalweg.study.plan import Group, Job
+
+SCHEMA = 1
+
+tables = sa.MetaData()
+meta = sa.Table("meta", tables, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.Text, nullable=False))
+groups = sa.Table(
+    "groups",
+    tables,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("phase", sa.String, nullable=False),
+    sa.Column("engine", sa.String, nullable=False),
+    sa.Column("lanes", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("curves", sa.LargeBinary, nullable=False),  # a compressed npz of all lanes' arrays
+)
+runs = sa.Table(
+    "runs",
+    tables,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("group_id", sa.ForeignKey("groups.id"), nullable=False, index=True),
+    sa.Column("lane", sa.Integer, nullable=False),
+    sa.Column("phase", sa.String, nullable=False),
+    sa.Column("optimizer", sa.String, nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("seed", sa.Integer, nullable=False),
+    sa.Column("config", sa.Text, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("diverged_at", sa.Integer, nullable=False),
+    sa.Column("steps", sa.Integer, nullable=False),
+    sa.Column("engine", sa.String, nullable=False),
+    sa.Column("scores", sa.Text, nullable=False),  # train_loss, valid_<metric>, test_<metric>
+)
+
+
+class Store:
+    """An open database of one study. Raises UserError for a file that is no study, or one of another version."""
+
+    def __init__(self, url: str, create: bool = True) -> None:
+        options: dict[str, Any] = {}
+        if url == "sqlite://":
+            options = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}}
+        self.url = url
+        self.engine = sa.create_engine(url, **options)
+        try:
+            known = set(sa.inspect(self.engine).get_table_names())
+            if not known and create:
+                tables.create_all(self.engine)
+                self.put("schema", SCHEMA)
+            elif "meta" not in known or self.get("schema") is None:
+                raise UserError(f"{self._place} is a database, but not of a thalweg study; choose another folder with --out")
+        except sa.exc.DBAPIError as error:
+            raise UserError(f"{self._place} cannot be opened as a study's database ({error.orig}); choose another folder") from None
+        version = self.get("schema")
+        if version != SCHEMA:
+            raise UserError(
+                f"{self._place} was written by another version of thalweg (database version {version}, this one reads {SCHEMA}); "
+                "use that version, or choose another folder with --out"
+            )
+
+    @property
+    def _place(self) -> str:
+        return self.url.removeprefix("sqlite:///")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # --- what is known of the study as a whole
+
+    def put(self, key: str, value: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sa.delete(meta).where(meta.c.key == key))
+            connection.execute(sa.insert(meta).values(key=key, value=json.dumps(value)))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        with self.engine.connect() as connection:
+            text = connection.execute(sa.select(meta.c.value).where(meta.c.key == key)).scalar()
+        return default if text is None else json.loads(text)
+
+    # --- runs
+
+    def finished(self) -> set[str]:
+        """The ids of the runs that are stored."""
+        with self.engine.connect() as connection:
+            return set(connection.execute(sa.select(runs.c.id)).scalars())
+
+    def write(self, group: Group, outcomes: Sequence[Outcome], engine: str, seconds: float, steps: int) -> None:
+        """Store a group: all its runs and curves, or, if this is interrupted, nothing."""
+        rows = [
+            {
+                "id": job.id, "group_id": group.id, "lane": k, "phase": job.phase, "optimizer": job.optimizer, "trial": job.trial,
+                "seed": job.seed, "config": json.dumps(dict(job.config)), "status": "done" if outcome.diverged_at < 0 else "diverged",
+                "diverged_at": outcome.diverged_at, "steps": steps, "engine": engine, "scores": json.dumps(scores(job, outcome)),
+            }
+            for k, (job, outcome) in enumerate(zip(group.jobs, outcomes, strict=True))
+        ]  # fmt: skip
+        head = {
+            "id": group.id, "phase": group.jobs[0].phase, "engine": engine, "lanes": len(group.jobs), "seconds": seconds,
+            "curves": _pack([outcome.curve for outcome in outcomes]),
+        }  # fmt: skip
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(groups).values(**head))
+            connection.execute(sa.insert(runs), rows)
+
+    def table(self, metrics: Iterable[str]) -> pd.DataFrame:
+        """A row a run, in a fixed order; the columns of `Results.runs`. Nothing in it depends on the clock."""
+        with self.engine.connect() as connection:
+            found = connection.execute(sa.select(runs)).mappings().all()
+        names = ["train_loss", *(f"{split}_{m}" for split in ("valid", "test") for m in metrics)]
+        records = []
+        for row in found:
+            values = json.loads(row["scores"])
+            keys = ("id", "phase", "optimizer", "trial", "seed")
+            record = {k: row[k] for k in keys} | {"config": json.loads(row["config"])}
+            record |= {k: row[k] for k in ("status", "diverged_at", "steps", "engine")}
+            records.append(record | {n: _number(values.get(n)) for n in names})
+        columns = ["id", "phase", "optimizer", "trial", "seed", "config", "status", "diverged_at", "steps", "engine", *names]
+        frame = pd.DataFrame(records, columns=columns)
+        order = frame["phase"].map({"sweep": 0, "tune": 0, "final": 1})
+        return frame.assign(_order=order).sort_values(["_order", "optimizer", "trial", "seed"], kind="stable", ignore_index=True).drop(
+            columns="_order"
+        )
+
+    def curves(self) -> dict[str, Curve]:
+        """Run id -> its curve."""
+        with self.engine.connect() as connection:
+            found = connection.execute(sa.select(runs.c.id, runs.c.group_id, runs.c.lane)).all()
+            packed = dict(connection.execute(sa.select(groups.c.id, groups.c.curves)).tuples().all())
+        opened = {group: _unpack(blob) for group, blob in packed.items()}
+        return {run: opened[group][lane] for run, group, lane in found}
+
+    def seconds(self) -> dict[str, float]:
+        """Phase -> seconds spent in its groups."""
+        query = sa.select(groups.c.phase, sa.func.sum(groups.c.seconds)).group_by(groups.c.phase)
+        with self.engine.connect() as connection:
+            return {phase: float(total) for phase, total in connection.execute(query)}
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def scores(job: Job, outcome: Outcome) -> dict[str, float | None]:
+    """A run's figures: the mean training loss of its last tenth, the last validation metrics, the test metrics."""
+    curve = outcome.curve
+    tail = curve.loss[-max(1, len(curve.loss) // 10) :]
+    values: dict[str, float] = {"train_loss": float(np.mean(tail)) if len(tail) else math.nan}
+    if outcome.diverged_at < 0:
+        values |= {f"valid_{name}": float(column[-1]) for name, column in curve.valid.items() if len(column)}
+        values |= {f"test_{name}": value for name, value in outcome.test.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _pack(curves: Sequence[Curve]) -> bytes:
+    arrays: dict[str, np.ndarray] = {}
+    for k, curve in enumerate(curves):
+        arrays |= {f"{k}/{name}": getattr(curve, name) for name in ("steps", "loss", "grad_norm", "lr", "eval_steps")}
+        arrays |= {f"{k}/valid/{name}": values for name, values in curve.valid.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _unpack(blob: bytes) -> list[Curve]:
+    lanes: dict[int, dict[str, Any]] = {}
+    with np.load(io.BytesIO(blob), allow_pickle=False) as stored:
+        for key in stored.files:
+            lane, _, name = key.partition("/")
+            lanes.setdefault(int(lane), {"valid": {}})
+            if name.startswith("valid/"):
+                lanes[int(lane)]["valid"][name.removeprefix("valid/")] = stored[key]
+            else:
+                lanes[int(lane)][name] = stored[key]
+    return [Curve(**lanes[k]) for k in sorted(lanes)]
+
+
+def open_folder(folder: Path, create: bool = False) -> Store:
+    """The store of a study's folder. Raises UserError where there is none."""
+    path = folder / "study.db"
+    if not create and not path.is_file():
+        raise UserError(f"{folder} holds no study (there is no study.db in it); name the folder that compare or sweep wrote")
+    return Store(f"sqlite:///{path}", create)
+
+
+def flat(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of runs with a column for each hyperparameter, for CSV, JSON and Parquet."""
+    names = list(dict.fromkeys(n for config in table["config"] for n in config))
+    place = list(table.columns).index("config")
+    columns: Mapping[str, Any] = {n: [config.get(n) for config in table["config"]] for n in names}
+    left, right = table.iloc[:, :place], table.iloc[:, place + 1 :]
+    return pd.concat([left, pd.DataFrame(columns, index=table.index), right], axis=1)

@@ -1,0 +1,333 @@
+"""The study: plan, store, launch, judge, report, in that order and with nothing lost in between."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time as clock
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from thalweg.core.errors import UserError
+from thalweg.core.problem import Problem, rows
+from thalweg.core.rule import Rule
+from thalweg.engine import choose, fleet, solo
+from thalweg.engine.work import CannotFuse, Outcome, Progress
+from thalweg.launch import local
+from thalweg.study import folder as place
+from thalweg.study import plan
+from thalweg.study.judge import Verdict, judge
+from thalweg.study.judge import choose as choose_config
+from thalweg.study.prepare import Bench, prepare
+from thalweg.study.results import Results
+from thalweg.study.store import Store, flat, open_folder
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is: for whoever watches it."""
+
+    phase: str
+    done: int
+    total: int
+    optimizer: str
+    step: int
+    steps: int
+    alive: int
+    diverged: int
+    best: str
+
+
+Watch = Callable[[Status], None]
+
+
+class Study:
+    """A study, finished or not: what is stored of it, what the judge says, its report.
+
+    folder: where it lives, or None for one kept in memory only.
+    """
+
+    def __init__(self, store: Store, folder: Path | None = None) -> None:
+        self.store = store
+        self.folder = folder
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Study:
+        """A study that was run before. Raises UserError where the folder holds none."""
+        return cls(open_folder(Path(folder)), Path(folder))
+
+    def results(self) -> Results:
+        """All that is stored, as plain values."""
+        facts = self.store.get("facts")
+        if facts is None:
+            raise UserError(f"{self.folder or 'this study'} has not been planned yet; run the command again")
+        table = self.store.table(facts["metrics"])
+        return Results(
+            kind=facts["kind"], name=facts["name"], spec=self.store.get("spec"), plan=self.store.get("plan", {}),
+            environment=self.store.get("environment", {}), command=facts["command"], score=facts["score"], higher=facts["higher"],
+            metrics=tuple(facts["metrics"]), optimizers=tuple(facts["optimizers"]), notes=tuple(facts["notes"]), counts=facts["counts"],
+            planned=facts["planned"], runs=table, curves=self.store.curves(), seconds=self.store.seconds(), all_rows=facts["all_rows"],
+        )  # fmt: skip
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the runs say; `print(study.verdict)` shows it in words."""
+        return judge(self.results())
+
+    def table(self) -> pd.DataFrame:
+        """A row a run, a column a hyperparameter; what `thalweg export` writes."""
+        return flat(self.store.table(self.store.get("facts")["metrics"]))
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the offline HTML page and return where it is; by default `report.html` in the study's folder."""
+        from thalweg.study.report import write
+
+        if path is None and self.folder is None:
+            raise UserError("this study has no folder: give report() a path")
+        target = Path(path) if path is not None else Path(self.folder or ".") / "report.html"
+        write(self.results(), target)
+        return target
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+
+def compare(
+    problem: str | Problem,
+    optimizers: Sequence[str | Rule | Mapping[str, Any]] | Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    budget: int | None = None,
+    seeds: int | None = None,
+    out: str | Path | None = None,
+    time: float | None = None,
+    watch: Watch | None = None,
+    command: str = "",
+    **asked: Any,
+) -> Study:
+    """Train a problem under several optimizers, tune each alike, and judge which is better.
+
+    problem: a name ("digits-mlp"), a CSV file (with target=), `file.py:object`, a study's .toml, or a Problem.
+    optimizers: names, `name[key=value]`, rules of your own, or a mapping name -> settings. budget: trials each, the defaults first.
+    seeds: fresh seeds on which each chosen configuration is rerun. out: the study's folder; the same study there goes on where
+    it stopped; without it nothing is written to disk. time: seconds after which no new group is begun.
+    asked: steps or epochs, batch_size, schedule, seed, engine, device, data, first (configurations to try first), and the
+    rest of `thalweg.study.spec.Spec`. Raises UserError before any training where something is wrong.
+
+    >>> study = compare("diabetes-linear", ["sgd", "adam"], budget=4, seeds=2, epochs=2)
+    >>> len(study.table()), study.verdict.leader in ("sgd", "adam")
+    (12, True)
+    """
+    bench = prepare(problem, optimizers, budget=budget, seeds=seeds, **asked)
+    return run(bench, out, time=time, watch=watch, command=command)
+
+
+def run(bench: Bench, out: str | Path | None = None, *, time: float | None = None, watch: Watch | None = None, command: str = "") -> Study:
+    """Run a prepared study, or what is left of it."""
+    folder = None if out is None else Path(out)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(place.claim(folder))
+        store = Store(f"sqlite:///{folder / 'study.db'}" if folder else "sqlite://")
+        try:
+            study = Study(store, folder)
+            _begin(study, bench, command)
+            # the rest of a process may use other threads than the plan pins
+            before = torch.get_num_threads()
+            try:
+                torch.set_num_threads(store.get("plan")["threads"])
+                _train(study, bench, time, watch)
+            finally:
+                torch.set_num_threads(before)
+        except BaseException:
+            store.close()
+            raise
+    return study
+
+
+def estimate(bench: Bench) -> dict[str, Any]:
+    """What a study will take, without running it: runs, engine, seconds and bytes by phase, from a few measured steps."""
+    choices = choose_engines(bench)
+    counts = planned(bench)
+    seconds = {phase: choice.seconds.get(choice.engine) for phase, choice in choices.items()}
+    known = [s for s in seconds.values() if s is not None]
+    return {
+        "runs": counts,
+        "steps": bench.spec.steps,
+        "batch_size": bench.spec.batch_size,
+        "device": bench.device,
+        "engine": {phase: choice.engine for phase, choice in choices.items()},
+        "seconds": sum(known) if len(known) == len(seconds) else None,
+        "memory_bytes": max(choice.memory for choice in choices.values()),
+    }
+
+
+def planned(bench: Bench) -> dict[str, int]:
+    """Phase -> number of runs."""
+    jobs = plan.tuning(bench.spec, bench.rules, bench.fingerprint)
+    if bench.spec.kind == "sweep":
+        return {"sweep": len(jobs)}
+    return {"tune": len(jobs), "final": len(bench.spec.optimizers) * bench.spec.seeds}
+
+
+def choose_engines(bench: Bench) -> dict[str, choose.Choice]:
+    """Phase -> the engine, from a few steps of one optimizer that takes gradients."""
+    jobs = plan.tuning(bench.spec, bench.rules, bench.fingerprint)
+    label = next((o.label for o in bench.spec.optimizers if bench.rules[o.label].gradient), bench.spec.optimizers[0].label)
+    own = [job for job in jobs if job.optimizer == label]
+    first = plan.groups(own, bench.rules, bench.wrappers, "fleet", len(own))[0].jobs
+    choices = {jobs[0].phase: choose.choose(bench.work(first), bench.spec.engine, len(jobs))}
+    if bench.spec.kind == "compare":
+        lanes = plan.finals(bench.spec, bench.rules, {label: (0, own[0].config)}, bench.fingerprint)
+        choices["final"] = choose.choose(bench.work(lanes), bench.spec.engine, len(bench.spec.optimizers) * bench.spec.seeds)
+    return choices
+
+
+def _begin(study: Study, bench: Bench, command: str) -> None:
+    """Lay down what determines the study, or check that what lies there is the same."""
+    store, spec = study.store, place.plain(bench.spec)
+    old = store.get("spec")
+    if old is not None and old != spec:
+        raise UserError(
+            f"{study.folder} holds another study ({'; '.join(place.differences(old, spec)[:3])}); "
+            "choose another folder with --out, or repeat its command to go on with it"
+        )
+    if old is not None and store.get("fingerprint") != bench.fingerprint:
+        raise UserError(f"{study.folder} holds a study of other data, or of another model of that name; choose another folder with --out")
+    if store.get("plan") is None:
+        # the plan is fixed before the first step and kept, so that what is cut off is repeated bit for bit
+        choices = choose_engines(bench)
+        settings = {phase: asdict(choice) for phase, choice in choices.items()}
+        problem = bench.problem
+        facts = {
+            "kind": bench.spec.kind, "name": bench.name, "command": command, "score": problem.score, "higher": problem.higher_is_better,
+            "metrics": [*(m.name for m in problem.metrics), "loss"], "optimizers": [o.label for o in bench.spec.optimizers],
+            "notes": list(problem.notes), "counts": {s: rows(getattr(problem, s)) for s in ("train", "valid", "test")},
+            "planned": planned(bench), "all_rows": problem.all_rows,
+        }  # fmt: skip
+        environment = place.environment(bench.device)
+        for key, value in (("spec", spec), ("fingerprint", bench.fingerprint), ("facts", facts), ("environment", environment)):
+            store.put(key, value)
+        store.put("plan", {"threads": torch.get_num_threads(), "device": bench.device, "phases": settings})
+    if study.folder is not None:
+        place.write_whole(study.folder / "study.toml", place.toml(bench.spec, bench.name))
+        place.write_whole(study.folder / "environment.json", json.dumps(store.get("environment"), indent=2) + "\n")
+
+
+def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None) -> None:
+    """Both phases, as far as the time goes."""
+    end = clock.monotonic() + limit if limit is not None else None
+    first = plan.tuning(bench.spec, bench.rules, bench.fingerprint)
+    if not _phase(study, bench, first, end, watch) or bench.spec.kind == "sweep":
+        return
+    table = study.store.table([*(m.name for m in bench.problem.metrics), "loss"])
+    chosen: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    for spec in bench.spec.optimizers:
+        row = choose_config(table, spec.label, bench.problem.score, bench.problem.higher_is_better)
+        if row is not None:  # None: every trial diverged
+            chosen[spec.label] = (int(row["trial"]), row["config"])
+    jobs = plan.finals(bench.spec, bench.rules, chosen, bench.fingerprint)
+    study.store.put("facts", {**study.store.get("facts"), "planned": {"tune": len(first), "final": len(jobs)}})
+    if jobs:
+        _phase(study, bench, jobs, end, watch)
+
+
+def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | None, watch: Watch | None) -> bool:
+    """Train the groups that are not stored yet; False when time ran out first."""
+    phase = jobs[0].phase
+    choice = choose.Choice(**study.store.get("plan")["phases"][phase])
+    groups = plan.groups(jobs, bench.rules, bench.wrappers, choice.engine, choice.lanes)
+    done = study.store.finished()
+    left = [group for group in groups if not {job.id for job in group.jobs} <= done]
+    workers = choice.workers if choice.engine == "pool" else 1
+    view = _View(study, bench, phase, len(jobs), watch)
+    train: Any = partial(train_group, progress=view.step, begin=view.begin) if workers == 1 else train_group
+    with contextlib.closing(_timed(local.map(train, left, shared=(bench, choice), workers=workers), end)) as ends:
+        for position, (outcomes, engine, seconds) in ends:
+            study.store.write(left[position], outcomes, engine, seconds, bench.spec.steps)
+            view.end(left[position], outcomes)
+    return {job.id for job in jobs} <= study.store.finished()
+
+
+def _timed(results: Iterator[Any], end: float | None) -> Generator[Any, None, None]:
+    """Pass results on until the time is over; at least one, so that every call makes headway."""
+    for result in results:
+        yield result
+        if end is not None and clock.monotonic() > end:
+            return
+
+
+def train_group(
+    shared: tuple[Bench, choose.Choice],
+    group: plan.Group,
+    progress: Progress | None = None,
+    begin: Callable[[plan.Group], None] | None = None,
+) -> tuple[list[Outcome], str, float]:
+    """Train one group: outcomes, the engine that trained it, seconds."""
+    bench, choice = shared
+    if begin is not None:
+        begin(group)
+    began = clock.perf_counter()
+    work = bench.work(group.jobs)
+    used = choice.engine
+    if used == "fleet":
+        try:
+            outcomes = fleet.run(work, progress)
+        except CannotFuse:
+            if bench.spec.engine != "auto":
+                raise
+            outcomes, used = solo.run(work, progress), "solo"
+    else:
+        outcomes = solo.run(work, progress)
+    return outcomes, used, clock.perf_counter() - began
+
+
+class _View:
+    """Keeps count for whoever watches."""
+
+    def __init__(self, study: Study, bench: Bench, phase: str, total: int, watch: Watch | None) -> None:
+        self.bench, self.phase, self.total, self.watch = bench, phase, total, watch
+        table = study.store.table([bench.problem.score])
+        own = table[table["phase"] == phase]
+        self.done, self.diverged = len(own), int((own["status"] == "diverged").sum())
+        self.best: tuple[float, str] | None = None
+        self.optimizer, self.lanes = "", 0
+        score = own[f"valid_{bench.problem.score}"]
+        for label, value in zip(own["optimizer"], score, strict=True):
+            self._better(value, label)
+
+    def _better(self, value: float, label: str) -> None:
+        sign = 1 if self.bench.problem.higher_is_better else -1
+        if value == value and (self.best is None or sign * value > sign * self.best[0]):
+            self.best = (value, label)
+
+    def begin(self, group: plan.Group) -> None:
+        self.optimizer, self.lanes = group.jobs[0].optimizer, len(group.jobs)
+        self._show(0, self.lanes)
+
+    def step(self, t: int, alive: int, best: float) -> None:
+        self._better(best, self.optimizer)
+        self._show(t, alive)
+
+    def end(self, group: plan.Group, outcomes: Sequence[Outcome]) -> None:
+        self.optimizer, self.lanes = group.jobs[0].optimizer, 0
+        self.done += len(group.jobs)
+        self.diverged += sum(outcome.diverged_at >= 0 for outcome in outcomes)
+        for outcome in outcomes:
+            values = outcome.curve.valid.get(self.bench.problem.score, ())
+            if len(values) and outcome.diverged_at < 0:
+                self._better(float(values[-1]), self.optimizer)
+        self._show(self.bench.spec.steps, 0)
+
+    def _show(self, step: int, alive: int) -> None:
+        if self.watch is not None:
+            gone = self.diverged + max(0, self.lanes - alive if self.lanes else 0)
+            name = self.bench.problem.score
+            best = "" if self.best is None else f"{self.best[1]} {name} {self.best[0]:.4g}"
+            self.watch(Status(self.phase, self.done, self.total, self.optimizer, step, self.bench.spec.steps, alive, gone, best))

@@ -1,0 +1,139 @@
+"""What the terminal shows: progress while a study runs, tables and sentences after it."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from thalweg.study.judge import Verdict
+    from thalweg.study.study import Status
+
+
+class Progress:
+    """A study's progress on standard error: one live line in a terminal, plain lines (one every few seconds) elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.live = sys.stderr.isatty()
+        self.quiet = quiet
+        self.began = self.shown = time.monotonic()
+        self.phase, self.start = "", 0
+        self.status: Any = None
+
+    def __enter__(self) -> Progress:
+        if self.live and not self.quiet:
+            from rich.console import Console
+            from rich.live import Live
+
+            self.status = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
+            self.status.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.status is not None:
+            self.status.__exit__(*error)
+
+    def __call__(self, status: Status) -> None:
+        if self.quiet:
+            return
+        now = time.monotonic()
+        if status.phase != self.phase:
+            self.phase, self.start, self.began = status.phase, status.done, now
+        line = self._line(status, now - self.began)
+        if self.status is not None:
+            self.status.update(line)
+        elif now - self.shown >= 5 or (status.done == status.total and status.alive == 0):
+            self.shown = now
+            click.echo(line, err=True)
+
+    def _line(self, s: Status, seconds: float) -> str:
+        names = {"tune": "tuning", "final": "final runs", "sweep": "sweep"}
+        inside = s.alive * s.step / max(s.steps, 1)
+        share = (s.done - self.start + inside) / max(s.total - self.start, 1)
+        left = f", about {_duration(seconds * (1 - share) / share)} left" if share > 0.05 and share < 1 else ""
+        where = f"{s.optimizer} step {s.step}/{s.steps}, {s.alive} alive" if s.alive else s.optimizer
+        best = f"; best so far {s.best}" if s.best else ""
+        return f"{names.get(s.phase, s.phase)}: {s.done}/{s.total} runs done ({where}), {s.diverged} diverged{best}{left}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
+    """Rows as a table on standard output; in a pipe without colours and as wide as it needs."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for name in rows[0]:
+        drawn.add_column(name, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(cell(value) for value in row.values()))
+    console.print(drawn)
+
+
+def cell(value: Any) -> str:
+    """One value as it is read most easily."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={cell(v)}" for k, v in value.items())
+    return str(value)
+
+
+def standings(verdict: Verdict, score: str) -> list[dict[str, Any]]:
+    """The judge's table in the words of the terminal."""
+    rows = []
+    for row in verdict.standings.to_dict("records"):
+        half = f" ± {row['half']:.2g}" if row["half"] == row["half"] else ""
+        rows.append(
+            {
+                "optimizer": row["optimizer"],
+                "configuration": cell(row["config"]) if isinstance(row["config"], Mapping) else "",
+                score: f"{row['mean']:.4g}{half}" if row["mean"] == row["mean"] else "",
+                "seeds": row["seeds"],
+                "best is better with p": row["probability"],
+                "tuning diverged": f"{row['diverged_tuning']:.0%}" if row["diverged_tuning"] == row["diverged_tuning"] else "",
+            }
+        )
+    return rows
+
+
+def say(sentences: Iterable[str]) -> None:
+    """Sentences on standard output, a line each, wrapped in a terminal."""
+    width = click.formatting.wrap_text
+    for sentence in sentences:
+        click.echo(width(sentence, 100) if sys.stdout.isatty() else sentence)
+
+
+def their_frames(error: BaseException) -> str:
+    """The user's own part of a traceback: the frames outside thalweg and the packages under it."""
+    ours = str(Path(__file__).resolve().parent)
+    cause = error.__cause__ or error
+    text = traceback.TracebackException(type(cause), cause, _without(cause.__traceback__, ours), compact=True)
+    return "".join(text.format(chain=False)).rstrip()
+
+
+def _without(trace: TracebackType | None, ours: str) -> TracebackType | None:
+    """A traceback without the frames of our files, the import system's and torch's."""
+    if trace is None:
+        return None
+    rest = _without(trace.tb_next, ours)
+    name = trace.tb_frame.f_code.co_filename
+    if name.startswith((ours, "<frozen")) or "/torch/" in name or "/joblib/" in name:
+        return rest
+    return TracebackType(rest, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
