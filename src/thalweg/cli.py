@@ -76,7 +76,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 study_options = options(
     click.option("-o", "--optimizer", "optimizers", multiple=True, metavar="NAME[KEY=VALUE,...]",
-                 help="An optimizer; repeat it. Several values or low..high are searched: 'sgd[momentum=0.9,0.99, lr=1e-3..1]'. Also file.py:rule."),
+                 help="An optimizer, or file.py:rule; repeat it. Several values or low..high are searched: 'sgd[momentum=0.9,0.99]'."),
     click.option("--seeds", type=int, help="Fresh seeds on which each chosen configuration is rerun (a sweep: seeds of each run)."),
     click.option("--steps", type=int, help="Updates a run."),
     click.option("--epochs", type=float, help="Passes over the training rows, instead of --steps."),
@@ -92,7 +92,7 @@ study_options = options(
     click.option("--seed", type=int, help="Seed of the tuning runs; the final runs use the seeds after it."),
     click.option("--engine", type=click.Choice(["auto", "fleet", "pool", "solo"]), help="How runs are trained [default: auto]."),
     click.option("--device", help="cuda, mps or cpu [default: the best there is]."),
-    click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long, such as 90s, 10m or 1h; run again to go on."),
+    click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long (90s, 10m, 1h); run again to go on."),
     click.option("--dry-run", is_flag=True, help="Say how many runs, which engine, how long and how much memory; train nothing."),
     click.option("--quiet", is_flag=True, help="No progress."),
     json_option,

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
 from thalweg.core.errors import UserCodeError, UserError, unknown
 
 SHELVES = ("optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets")
@@ -79,6 +81,8 @@ def load(reference: str) -> Any:
             raise UserCodeError(f"{path_text} could not be imported: {type(error).__name__}: {error}") from error
         finally:
             sys.path.pop(0)
+        # worker processes have not imported the file: what is in it travels to them by value
+        cloudpickle.register_pickle_by_value(module)
     if not hasattr(module, attribute):
         raise unknown(f"object in {path_text}", attribute, [k for k in vars(module) if not k.startswith("_")])
     return getattr(module, attribute)

@@ -54,7 +54,7 @@ class Problem:
     metrics: names among "accuracy", "r2", or a mapping name -> (predictions, targets) -> scalar. The first is the score; without any
         the score is the loss, lower is better.
     better: which direction of the first metric is better, where it is the user's own function.
-    batch_size, epochs: what `compare` uses unless told otherwise.
+    batch_size, epochs: what `compare` uses unless told otherwise; None stands for 32 rows, or all where there are fewer.
     all_rows: valid and test are the training rows themselves, and every score is a training score (said in the report).
     notes: facts for the report's method section.
     """
@@ -68,7 +68,7 @@ class Problem:
     step: Callable[[Any, Batch], Tensor] | None = None
     better: Literal["higher", "lower"] = "higher"
     name: str = "problem"
-    batch_size: int = 32
+    batch_size: int | None = None
     epochs: int = 10
     all_rows: bool = False
     notes: tuple[str, ...] = field(default=())
@@ -84,7 +84,7 @@ class Problem:
         if self.train is None:
             raise UserError("Problem needs train=..., a pair (inputs, targets) or a Dataset")
         if self.step is not None and self.metrics:
-            raise UserError("metrics compare predictions with targets, which a step does not show; leave metrics out: the loss is the score")
+            raise UserError("metrics compare predictions with targets, which a step does not show: leave them out, the loss is the score")
         object.__setattr__(self, "metrics", tuple(self._metrics()))
 
     def _metrics(self) -> list[Metric]:

@@ -166,7 +166,8 @@ class _Fleet:
             return self.bound.step(x, g, states, {**self.shared, **hypers}, {**constant, **tensors})
 
         in_dims = (0, 0, 0, 0, {n: dims[n] for n in tensors})
-        with torch.no_grad(), user_code(f"stepping {self.bound.rule.name} as a fleet (engine solo or pool takes any rule)", None, CannotFuse):
+        what = f"stepping {self.bound.rule.name} as a fleet (engine solo or pool takes any rule)"
+        with torch.no_grad(), user_code(what, None, CannotFuse):
             return vmap(one, in_dims=in_dims)(self.x, g, self.states, hypers, tensors)
 
     def _give(self, name: str, loss: Tensor, t: int) -> tuple[Any, int | None]:

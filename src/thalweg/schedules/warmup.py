@@ -1,4 +1,4 @@
-"""Linear warm-up from 0 over the first `warmup` updates (by default a twentieth of all), then constant. Goyal et al. 2017, arXiv:1706.02677"""
+"""Linear warm-up from 0 over the first `warmup` updates (a twentieth of all), then constant. Goyal et al. 2017, arXiv:1706.02677"""
 
 from thalweg.core.schedule import schedule, warmed
 

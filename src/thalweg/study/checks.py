@@ -33,7 +33,7 @@ def complete(problem: Problem) -> Problem:
     """
     train = _tensors(problem.train, "train")
     if problem.all_rows:
-        return replace(problem, train=train, valid=train, test=train)
+        return replace(problem, train=train, valid=train, test=train, batch_size=problem.batch_size or min(32, rows(train)))
     given = {"valid": problem.valid, "test": problem.test}
     splits = {name: _tensors(data, name) for name, data in given.items() if data is not None}
     missing = [name for name in ("test", "valid") if name not in splits]
@@ -51,7 +51,8 @@ def complete(problem: Problem) -> Problem:
         train = take(train, kept)
     if missing:
         notes.append(f"{share} of the {n} rows set apart for {' and for '.join(missing)}, drawn by seed 0")
-    return replace(problem, train=train, valid=splits["valid"], test=splits["test"], notes=tuple(notes))
+    size = problem.batch_size or min(32, rows(train))
+    return replace(problem, train=train, valid=splits["valid"], test=splits["test"], notes=tuple(notes), batch_size=size)
 
 
 def _tensors(data: Any, name: str) -> Batch:
@@ -98,7 +99,7 @@ def check(problem: Problem) -> None:
         if batch is None:
             raise UserError(f"the problem has no {name} rows; complete it first")
     n = rows(problem.train)
-    if not 1 <= problem.batch_size <= n:
+    if not 1 <= (problem.batch_size or 1) <= n:
         raise UserError(f"batch_size = {problem.batch_size} must be between 1 and the {n} training rows; give batch_size=...")
     if problem.epochs < 0:
         raise UserError(f"epochs = {problem.epochs} must not be negative")

@@ -100,7 +100,7 @@ def prepare(
         found = named_problem(problem, data=data, **options)
     found = complete(found)
     n = rows(found.train)
-    batch_size = n if raw.pop("full_batch", False) else int(raw.pop("batch_size", found.batch_size))
+    batch_size = n if raw.pop("full_batch", False) else int(raw.pop("batch_size", found.batch_size or min(32, n)))
     if not 1 <= batch_size <= n:
         raise UserError(f"batch_size = {batch_size} must be between 1 and the {n} training rows of {found.name}")
     check(found)

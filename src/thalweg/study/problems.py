@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,8 +90,6 @@ def combinations() -> list[str]:
 def _find(shelf_name: str, name: str) -> Any:
     """The entry, or the object in the user's file."""
     found = find(shelf_name, name, {"losses": "loss", "models": "model"}[shelf_name])
-    if ".py:" in name:
-        _portable(name)
     if not callable(found) or isinstance(found, type):
         raise UserError(f"{name} is a {_kind(found)}; it should be a function, as those in thalweg.{shelf_name} are")
     return found
@@ -158,7 +155,6 @@ def _options(model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _own(name: str) -> Problem:
     found = load(name)
-    _portable(name)
     if isinstance(found, Problem):
         return found
     if isinstance(found, type) or not callable(found):
@@ -182,15 +178,6 @@ def _own(name: str) -> Problem:
 
 def _kind(thing: Any) -> str:
     return "class" if isinstance(thing, type) else type(thing).__name__
-
-
-def _portable(name: str) -> None:
-    """Let the file's functions travel to other processes by value: those have not imported the file."""
-    import cloudpickle
-
-    stem = f"_thalweg_user_{Path(name.rpartition(':')[0]).stem}_"
-    for module in [module for key, module in sys.modules.items() if key.startswith(stem)]:
-        cloudpickle.register_pickle_by_value(module)
 
 
 # --- from a table to a problem

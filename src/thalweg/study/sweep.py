@@ -27,8 +27,9 @@ from thalweg.launch import local
 class Runs:
     """What a sweep gives: one run a configuration.
 
-    configs: as given, in order. steps (records,): updates done at each record, 0 before the first. loss, grad_norm (configs, records): on that
-    record's batch; nan after a run diverged. diverged_at (configs,): updates done when that was seen, or -1. engine: what trained them.
+    configs: as given, in order. steps (records,): updates done at each record, 0 before the first. loss, grad_norm (configs, records):
+    on that record's batch; nan after a run diverged. diverged_at (configs,): updates done when that was seen, or -1. engine: what
+    trained them.
     """
 
     configs: tuple[dict[str, Any], ...]
@@ -112,8 +113,8 @@ def sweep(
 ) -> Runs:
     """Train configurations of one model together; all start from the given model's weights, which are left as they are.
 
-    loss: (output, targets) -> scalar; or step: (model, batch) -> scalar. data: a pair of tensors, a dict of tensors, a Dataset, or a Problem
-    (whose loss then counts). configs: each a dict of the rule's hyperparameters, of wrappers' (`clip_norm`, `l1`, ...) and
+    loss: (output, targets) -> scalar; or step: (model, batch) -> scalar. data: a pair of tensors, a dict of tensors, a Dataset, or a
+    Problem (whose loss then counts). configs: each a dict of the rule's hyperparameters, of wrappers' (`clip_norm`, `l1`, ...) and
     `schedule` (a function of t, or a dict of them). seed: of the batches and noise; a sequence gives each configuration its own.
     engine: "auto", "fleet", "pool" or "solo". device: "auto" (cuda, mps or cpu) or its name. every: a record each so many steps.
     Raises UserError for configurations that are not valid, UserCodeError when the model itself fails.

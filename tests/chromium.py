@@ -1,0 +1,144 @@
+"""A page in headless Chromium, driven through the DevTools protocol: for tests of reports and for screenshots."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+FLAGS = (
+    "--remote-debugging-port=0", "--remote-allow-origins=*", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
+)  # fmt: skip
+
+
+def executable() -> str | None:
+    """The browser's path, or None where there is none."""
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+class Page:
+    """One tab. errors: console errors and uncaught exceptions. requests: every URL asked for."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket, self.count = socket, 0
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.loaded = False
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command and return its result, taking note of the events that arrive meanwhile."""
+        self.count += 1
+        self.socket.send(json.dumps({"id": self.count, "method": method, "params": params}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == self.count:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']['message']}")
+                return message["result"]
+            self.note(message.get("method"), message.get("params", {}))
+
+    def note(self, method: str | None, params: dict[str, Any]) -> None:
+        if method == "Runtime.exceptionThrown":
+            detail = params["exceptionDetails"]
+            self.errors.append(detail.get("exception", {}).get("description") or detail["text"])
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert", "warning"):
+            self.errors.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
+        elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.errors.append(params["entry"]["text"])
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
+
+    def open(self, path: str | Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show a file at a size and in a theme, and wait until it has loaded."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.theme(dark)
+        self.call("Page.navigate", url=Path(path).resolve().as_uri())
+        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def theme(self, dark: bool) -> None:
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+
+    def run(self, expression: str) -> Any:
+        """The value of a JavaScript expression, a promise's when it has settled."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(str(answer["exceptionDetails"].get("exception", {}).get("description")))
+        return answer["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 60) -> None:
+        """Wait until an expression is true; AssertionError names it when it does not become so."""
+        end = time.monotonic() + seconds
+        while not self.run(expression):
+            assert time.monotonic() < end, f"not true after {seconds} s: {expression}; errors: {self.errors}"
+            time.sleep(0.05)
+
+    def shoot(self, path: str | Path) -> None:
+        """A picture of the whole page."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        Path(path).write_bytes(base64.b64decode(picture["data"]))
+
+
+@contextmanager
+def page() -> Iterator[Page]:
+    """A fresh browser with an empty profile, ended and removed afterwards."""
+    from websocket import create_connection
+
+    path = executable()
+    assert path is not None, "no chromium on the PATH"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen(
+            [path, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            socket = create_connection(_address(Path(profile) / "DevToolsActivePort", process), timeout=120)
+            try:
+                yield Page(socket)
+            finally:
+                socket.close()
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _address(file: Path, process: subprocess.Popen, seconds: float = 60) -> str:
+    """The first tab's address, once the browser has written down its port."""
+    end = time.monotonic() + seconds
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine: no proxy
+    while time.monotonic() < end:
+        assert process.poll() is None, f"the browser ended with {process.returncode}"
+        lines = file.read_text().split() if file.exists() else []
+        if lines:
+            with opener.open(f"http://127.0.0.1:{lines[0]}/json/list", timeout=30) as answer:
+                tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
+            if tabs:
+                return tabs[0]["webSocketDebuggerUrl"]
+        time.sleep(0.05)
+    raise AssertionError(f"the browser did not open a port in {seconds} s")
+
+
+def screenshot(path_html: str | Path, path_png: str | Path, width: int = 1280, dark: bool = False, ready: str = "true") -> None:
+    """A picture of a page at a width; `ready` is an expression to wait for, such as one that is true when figures are drawn."""
+    with page() as tab:
+        tab.open(path_html, width, dark=dark)
+        tab.wait(ready)
+        tab.shoot(path_png)
