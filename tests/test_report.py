@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import chromium
-from study_samples import finals, results, study
+from study_samples import finals, results, run, study
 from thalweg.study.judge import judge
 from thalweg.study.report import render, write
 from thalweg.study.report.figures import course, figures
@@ -148,18 +148,23 @@ def test_what_diverged_never_flattens_a_figure():
     assert {"done", "chosen", "default", "diverged"} <= roles
 
 
-def test_finished_outliers_stand_on_the_rail():
-    r = finals({"adam": [0.1, 0.2], "sgd": [0.3, 0.31]}, score="loss", metrics=("loss",))
-    runs = r.runs.copy()
-    runs.loc[runs["id"] == "tune-adam-2-0", "valid_loss"] = 1e30
-    wide = [runs.assign(id=runs["id"] + str(k), trial=runs["trial"] + 3 * k) for k in (1, 2, 3)]
-    wide[0]["valid_loss"] = wide[0]["valid_loss"].clip(upper=1)
-    runs = runs._append(wide[0], ignore_index=True) if hasattr(runs, "_append") else runs
-    figure = figures(dataclasses.replace(r, runs=runs), judge(r))["sensitivity"]
-    assert figure["layout"]["yaxis"]["type"] in ("log", "linear")
+@pytest.mark.parametrize(("score", "bad"), [("r2", -5000.0), ("loss", 1e30)])
+def test_finished_outliers_stand_on_the_rail(score, bad):
+    values = [*np.linspace(0.5, 0.9, 9), bad, bad, bad]
+    rows = [
+        run("tune", "adam", k, 0, {"lr": 10.0 ** (k / 3 - 4)}, **{"valid_loss": 0.1, f"valid_{score}": v}) for k, v in enumerate(values)
+    ]
+    r = results(rows, score=score, higher=score == "r2", metrics=(score, "loss")[: 1 + (score != "loss")])
+    figure = figures(r, judge(r))["sensitivity"]
     low, high = figure["layout"]["yaxis"]["range"]
-    assert math.isfinite(low)
-    assert math.isfinite(high)
+    if figure["layout"]["yaxis"]["type"] == "log":
+        low, high = 10**low, 10**high
+    assert -1 < low < 0.5
+    assert 0.9 < high < 10
+    far = next(t for t in figure["data"] if t["meta"]["role"] == "far")
+    assert len(far["x"]) == 3
+    assert all(low <= y <= high for t in figure["data"] for y in t["y"])
+    assert f"{score} " in far["text"][0]  # its true value is in the hover
 
 
 def test_robust_ranges():
@@ -187,7 +192,7 @@ def test_curves_are_thinned_by_averages():
     assert course(curve, "valid:loss")[0].tolist() == [0, 1, 2]
 
 
-def test_seven_figures_and_then_colours_repeat_with_another_dash():
+def test_after_eight_colours_the_dash_changes():
     r = study([f"o{i}" for i in range(10)], trials=4)
     drawn = figures(r, judge(r))["curves"]
     assert [f["key"] for f in drawn] == ["loss", "valid:accuracy", "valid:loss", "grad_norm", "lr", "trials"]
@@ -205,7 +210,7 @@ browser = pytest.mark.skipif(chromium.executable() is None, reason="no chromium 
 def test_in_a_browser(tmp_path):
     path = write(SAMPLES["finished"](), tmp_path / "report.html")
     with chromium.page() as tab:
-        for width, dark in ((1280, False), (1280, True), (400, False), (400, True)):
+        for width, dark in ((1280, False), (1000, True), (400, False), (400, True)):
             tab.open(path, width, dark=dark)
             tab.wait(DRAWN)
             assert tab.run("document.querySelectorAll('.plot svg.main-svg').length") >= 2

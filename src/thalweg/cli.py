@@ -313,7 +313,7 @@ def export(folder: Path, kind: str, to: Path | None) -> None:
     else:
         content = frame.to_parquet(index=False)
     if to is None:
-        click.get_binary_stream("stdout").write(content)
+        click.echo(content, nl=False)
         return
     try:
         to.write_bytes(content)

@@ -205,7 +205,6 @@ class Rule:
 
 
 _DECAY = domain_of(Penalty)
-assert _DECAY is not None
 
 
 def rule(
@@ -242,6 +241,7 @@ def rule(
     if gradient and "lr" not in hypers:
         raise UserError(f"{name}: a rule that uses the gradient needs a learning rate, `lr: Rate = ...`")
     if "weight_decay" not in hypers and gradient:
+        assert _DECAY is not None
         hypers["weight_decay"] = Hyper("weight_decay", _DECAY, 0.0)
     states = {p.name: p.default for p in positional[2:]}
     for state, start in states.items():

@@ -31,7 +31,7 @@ def evaluate(problem: Problem, data: Batch, lanes: int, forward: Callable[[Batch
     outputs = [tree_map(lambda y: y.cpu(), forward(chunk, True)) for chunk in chunks]
     whole = outputs[0] if len(outputs) == 1 else tree_map(lambda *parts: torch.cat(parts, dim=1), *outputs)
     targets = data[1].cpu()
-    values: dict[str, list[float]] = {m.name: [] for m in problem.metrics} | {"loss": []}
+    values: dict[str, list[float]] = {name: [] for name in (*(m.name for m in problem.metrics), "loss")}
     assert problem.loss is not None
     for k in range(lanes):
         lane = tree_map(lambda leaf, k=k: leaf[k] if isinstance(leaf, Tensor) else leaf, whole)

@@ -69,7 +69,7 @@ def points(spec: OptimizerSpec, rule: Rule, budget: int, seed: int) -> list[dict
 
 def _default(name: str, where: Range, rule: Rule) -> Any:
     """A rule's own default where the search allows it, else the middle or the first of what it allows."""
-    value = "constant" if name == "schedule" else rule.hypers[name].default if name in rule.hypers else None
+    value: Any = "constant" if name == "schedule" else rule.hypers[name].default if name in rule.hypers else None
     if where.values is not None:
         return value if value in where.values else where.values[0]
     assert where.low is not None

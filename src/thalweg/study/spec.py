@@ -214,7 +214,8 @@ def _set(key: str, value: Any, rule: Rule, hypers: Mapping[str, Hyper], fixed: d
         kind = next(iter(value), "")
         if len(value) != 1 or kind not in ("log", "linear") or not isinstance(value[kind], list | tuple) or len(value[kind]) != 2:
             raise UserError(f"{label} = {dict(value)} is not a range; write {{ log = [low, high] }} or {{ linear = [low, high] }}")
-        domain = hyper.domain.within(*(float(end) for end in value[kind]), label, kind)
+        low, high = (_end(end, label) for end in value[kind])
+        domain = hyper.domain.within(low, high, label, "log" if kind == "log" else "linear")
         assert domain.search is not None
         search[key] = Range(low=domain.search[0], high=domain.search[1], scale=domain.scale)
     elif isinstance(value, list | tuple):
@@ -223,6 +224,12 @@ def _set(key: str, value: Any, rule: Rule, hypers: Mapping[str, Hyper], fixed: d
         search[key] = Range(values=tuple(_read(v, hyper, label) for v in value))
     else:
         fixed[key] = _read(value, hyper, label)
+
+
+def _end(value: Any, label: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{label}: the end {value!r} of its range must be a number")
+    return float(value)
 
 
 def _point(config: Any, rule: Rule, hypers: Mapping[str, Hyper]) -> dict[str, Any]:

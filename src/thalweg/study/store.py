@@ -58,8 +58,10 @@ class Store:
 
     def __init__(self, url: str, create: bool = True) -> None:
         options: dict[str, Any] = {}
-        if url == "sqlite://":
+        if url == "sqlite://":  # in memory: one connection holds it
             options = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}}
+        elif url.startswith("sqlite"):  # no connection outlives its use
+            options = {"poolclass": sa.NullPool}
         self.url = url
         self.engine = sa.create_engine(url, **options)
         try:
@@ -145,8 +147,7 @@ class Store:
         """Run id -> its curve."""
         with self.engine.connect() as connection:
             found = connection.execute(sa.select(runs.c.id, runs.c.group_id, runs.c.lane)).all()
-            packed = dict(connection.execute(sa.select(groups.c.id, groups.c.curves)).tuples().all())
-        opened = {group: _unpack(blob) for group, blob in packed.items()}
+            opened = {row.id: _unpack(row.curves) for row in connection.execute(sa.select(groups.c.id, groups.c.curves))}
         return {run: opened[group][lane] for run, group, lane in found}
 
     def seconds(self) -> dict[str, float]:
@@ -177,7 +178,7 @@ def _pack(curves: Sequence[Curve]) -> bytes:
         arrays |= {f"{k}/{name}": getattr(curve, name) for name in ("steps", "loss", "grad_norm", "lr", "eval_steps")}
         arrays |= {f"{k}/valid/{name}": values for name, values in curve.valid.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

@@ -296,7 +296,7 @@ class _View:
         table = study.store.table([bench.problem.score])
         own = table[table["phase"] == phase]
         self.done, self.diverged = len(own), int((own["status"] == "diverged").sum())
-        self.best: tuple[float, str] | None = None
+        self.best: Any = None  # (score, label) once there is one
         self.optimizer, self.lanes = "", 0
         score = own[f"valid_{bench.problem.score}"]
         for label, value in zip(own["optimizer"], score, strict=True):
@@ -320,8 +320,8 @@ class _View:
         self.done += len(group.jobs)
         self.diverged += sum(outcome.diverged_at >= 0 for outcome in outcomes)
         for outcome in outcomes:
-            values = outcome.curve.valid.get(self.bench.problem.score, ())
-            if len(values) and outcome.diverged_at < 0:
+            values = outcome.curve.valid.get(self.bench.problem.score)
+            if values is not None and len(values) and outcome.diverged_at < 0:
                 self._better(float(values[-1]), self.optimizer)
         self._show(self.bench.spec.steps, 0)
 

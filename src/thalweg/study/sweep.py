@@ -142,7 +142,8 @@ def sweep(
     seeds = [seed] * len(configs) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(configs):
         raise UserError(f"{len(seeds)} seeds for {len(configs)} configurations: give one seed, or one for each")
-    lanes, groups = [], {}
+    lanes: list[Lane] = []
+    groups: dict[Any, list[int]] = {}
     for k, config in enumerate(configs):
         full = known_config(rule, config, wrappers)
         lanes.append(Lane(full, seeds[k], make_schedules(config.get("schedule"), rule)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from thalweg.study.judge import Verdict
-from thalweg.study.report.traces import POWERS, band, figure, line, plain, robust, safe, tickformat, trace
+from thalweg.study.report.traces import POWERS, band, figure, line, plain, safe, tickformat, trace
 from thalweg.study.results import Curve, Results
 from thalweg.study.words import amount, is_share, setting
 
@@ -167,7 +167,7 @@ def sensitivity(results: Results, verdict: Verdict) -> dict[str, Any] | None:
         return None
     good = np.array([y for *_, y in points if math.isfinite(y)])
     log = results.score == "loss" and len(good) > 0 and good.min() > 0 and good.max() > 10 * good.min()
-    low, high = robust([good], log) or (0.0, 1.0)
+    low, high = _worth_showing(np.log10(good) if log else good, results.higher, is_share(results.score))
     sign = -1.0 if results.higher else 1.0
     worse, room = (low if results.higher else high), sign * 0.14 * (high - low)  # the rail: from worse to worse + room
 
@@ -210,6 +210,20 @@ def sensitivity(results: Results, verdict: Verdict) -> dict[str, Any] | None:
         y0, y1 = (10**v if log else v for v in (worse, worse + room))
         layout["shapes"] = [{"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": y0, "y1": y1, "line": {"width": 0}}]
     return {"key": "sensitivity", "data": data, "layout": layout}
+
+
+def _worth_showing(scores: np.ndarray, higher: bool, share: bool) -> tuple[float, float]:
+    """The range of scores, (trials,), shown: shares are bounded and shown whole; others reach from the best to four times as far
+    as the best two fifths do, because a bad rate that just did not diverge may be off by powers of ten.
+    """
+    if not len(scores):
+        return 0.0, 1.0
+    gaps = np.sort(scores.max() - scores if higher else scores - scores.min())  # how far behind the best, rising
+    usual = gaps[int(0.4 * (len(gaps) - 1))] or np.median(gaps) or gaps[-1]
+    reach = float(gaps[-1] if share else gaps[gaps <= 4 * usual].max())
+    margin = 0.06 * reach or 0.05 * abs(float(scores[0])) or 0.5
+    best = float(scores.max() if higher else scores.min())
+    return (best - reach - margin, best + margin) if higher else (best - margin, best + reach + margin)
 
 
 def step_size(config: dict[str, Any], curve: Curve | None) -> tuple[str, float | None]:

@@ -19,8 +19,8 @@ POWERS = {"exponentformat": "power"}
 def robust(arrays: Sequence[np.ndarray], log: bool) -> tuple[float, float] | None:
     """A range of y (of log10 y if `log`) that no outlier flattens, with a margin; None without a finite value.
 
-    Outliers within a series are cut at its 2 % and 98 % quantiles, stretched by half; a series that reaches more than
-    ten times as far as the median one is left out.
+    Within a series, what lies more than three spans beyond its 10 % and 90 % quantiles is cut off; a series that reaches
+    more than ten times as far as the median one is left out.
     """
     spans = []
     for values in arrays:
@@ -28,8 +28,9 @@ def robust(arrays: Sequence[np.ndarray], log: bool) -> tuple[float, float] | Non
         values = values[np.isfinite(values) & ((values > 0) | (not log))]
         if len(values):
             values = np.log10(values) if log else values
-            a, b = np.quantile(values, [0.02, 0.98])
-            spans.append((max(values.min(), a - 0.5 * (b - a)), min(values.max(), b + 0.5 * (b - a))))
+            a, b = np.quantile(values, [0.1, 0.9])
+            near = values[(values >= a - 3 * (b - a)) & (values <= b + 3 * (b - a))]
+            spans.append((near.min(), near.max()) if len(near) else (a, b))
     if not spans:
         return None
     low, high = np.array(spans).T
