@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Problem": "thalweg.core.problem",
     "Rule": "thalweg.core.rule",
-    "ThalwegError": "thalweg.core.errors",
-    "UserError": "thalweg.core.errors",
+    "ThalwegError": "thalweg.errors",
+    "UserError": "thalweg.errors",
     "batches": "thalweg.core.batches",
     "rule": "thalweg.core.rule",
     "step_seed": "thalweg.core.batches",

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from thalweg import __version__, terminal
-from thalweg.core.errors import ThalwegError, UserCodeError, UserError, unknown
+from thalweg.errors import ThalwegError, UserCodeError, UserError, unknown
 
 
 class Commands(click.Group):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.core import catalogue
-from thalweg.core.errors import unknown
 from thalweg.core.rule import Hyper
+from thalweg.errors import unknown
 
 
 def listing(what: str | None) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def _problems() -> list[dict[str, Any]]:
 
 
 def _studies() -> list[dict[str, Any]]:
-    from thalweg.core.errors import ThalwegError
+    from thalweg.errors import ThalwegError
     from thalweg.study.study import Study
 
     rows = []

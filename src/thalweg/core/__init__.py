@@ -14,9 +14,9 @@ from thalweg.core.domain import (
     Scale,
     Threshold,
 )
-from thalweg.core.errors import ThalwegError, UserError
 from thalweg.core.rule import Rule, filled, like_point, ones, rule, scalar, when, zeros
 from thalweg.core.wrapper import Wrapper, wrapper
+from thalweg.errors import ThalwegError, UserError
 
 __all__ = [
     "Choice",

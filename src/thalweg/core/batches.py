@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 
 _MASK = (1 << 64) - 1
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import cloudpickle
 
-from thalweg.core.errors import UserCodeError, UserError, unknown
+from thalweg.errors import UserCodeError, UserError, unknown
 
 SHELVES = ("optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets")
 

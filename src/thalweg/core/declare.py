@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from thalweg.core.errors import UserError
 from thalweg.core.rule import hypers_of
 from thalweg.core.table import Table, Task
+from thalweg.errors import UserError
 
 
 def _entry(function: Callable, source: Callable, shelf: str, **facts: Any) -> Any:
@@ -59,7 +59,7 @@ def model(*, tasks: tuple[Task, ...], loss: str | None = None, images: bool = Fa
     >>> mlp((64,), 10, hiden=32)
     Traceback (most recent call last):
         ...
-    thalweg.core.errors.UserError: mlp has no 'hiden'; it takes hidden, depth, activation
+    thalweg.errors.UserError: mlp has no 'hiden'; it takes hidden, depth, activation
     """
 
     def read(make: Callable[..., nn.Module]) -> Any:

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 
 TIMEOUT = 10.0  # seconds without an answer
 LARGEST = 1 << 28  # bytes that a download may have
@@ -61,7 +61,7 @@ def read(source: Source, data: str | Path | None = None, parse: Callable[[bytes]
     >>> read(Source("weather.csv", "0" * 64), data=".")
     Traceback (most recent call last):
         ...
-    thalweg.core.errors.UserError: weather.csv is not in .; put it there, plain or as weather.csv.gz
+    thalweg.errors.UserError: weather.csv is not in .; put it there, plain or as weather.csv.gz
     """
     roots = _roots(data)
     stranger = None

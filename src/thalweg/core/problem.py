@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 
 Batch = Any
 """A tensor, or a tuple, list or dict of tensors, that all have the rows of the data as their first dimension."""
@@ -88,7 +88,7 @@ class Problem:
         object.__setattr__(self, "metrics", tuple(self._metrics()))
 
     def _metrics(self) -> list[Metric]:
-        from thalweg.core.errors import unknown
+        from thalweg.errors import unknown
 
         if isinstance(self.metrics, Mapping):
             return [Metric(name, f, self.better if i == 0 else "higher") for i, (name, f) in enumerate(self.metrics.items())]

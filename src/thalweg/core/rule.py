@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.domain import Domain, Penalty, domain_of
-from thalweg.core.errors import UserError, unknown
+from thalweg.errors import UserError, unknown
 
 REQUESTS = MappingProxyType(
     {
@@ -193,7 +193,7 @@ class Rule:
         >>> sgd.check({"betas": 0.9})
         Traceback (most recent call last):
             ...
-        thalweg.core.errors.UserError: sgd has no 'betas'; it takes lr, momentum, dampening, nesterov, weight_decay
+        thalweg.errors.UserError: sgd has no 'betas'; it takes lr, momentum, dampening, nesterov, weight_decay
         """
         full = {name: hyper.default for name, hyper in self.hypers.items()}
         for name, value in config.items():

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from thalweg.core.errors import UserError, unknown
+from thalweg.errors import UserError, unknown
 
 Multiplier = Callable[[int], float]
 

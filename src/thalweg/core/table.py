@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.core.errors import UserError, unknown
+from thalweg.errors import UserError, unknown
 
 Task = Literal["regression", "binary", "classes"]
 Pair = tuple[Tensor, Tensor]

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from thalweg.core.errors import UserError
 from thalweg.core.rule import Hyper, hypers_of, requests_of
+from thalweg.errors import UserError
 
 Stage = Literal["loss", "gradient"]
 STAGES: tuple[Stage, ...] = ("loss", "gradient")

@@ -22,7 +22,7 @@ def advertising(data) -> Table:
     >>> advertising(data="/nowhere")
     Traceback (most recent call last):
         ...
-    thalweg.core.errors.UserError: the data folder, /nowhere, is not a folder; name one that exists
+    thalweg.errors.UserError: the data folder, /nowhere, is not a folder; name one that exists
     """
     rows = torch.from_numpy(np.loadtxt(io.BytesIO(read(_FILE, data)), delimiter=",", skiprows=1))
     return Table(

@@ -30,7 +30,7 @@ def airfoil(data) -> Table:
     >>> airfoil(data="/nowhere")
     Traceback (most recent call last):
         ...
-    thalweg.core.errors.UserError: the data folder, /nowhere, is not a folder; name one that exists
+    thalweg.errors.UserError: the data folder, /nowhere, is not a folder; name one that exists
     """
     rows = torch.from_numpy(np.loadtxt(io.BytesIO(read(_FILE, data)), delimiter="\t"))
     mean, sd = scaling(rows)

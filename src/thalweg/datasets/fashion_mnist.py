@@ -30,7 +30,7 @@ def fashion_mnist(data) -> Table:
     >>> fashion_mnist(data="/nowhere")
     Traceback (most recent call last):
         ...
-    thalweg.core.errors.UserError: the data folder, /nowhere, is not a folder; name one that exists
+    thalweg.errors.UserError: the data folder, /nowhere, is not a folder; name one that exists
     """
     arrays = []
     for name, sha256 in _SHA256.items():

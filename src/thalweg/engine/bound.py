@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.core.errors import UserError
 from thalweg.core.rule import Hyper, Rule, names_of
 from thalweg.core.wrapper import STAGES, Wrapper
+from thalweg.errors import UserError
 
 Config = Mapping[str, Any]
 

@@ -12,11 +12,11 @@ from time import perf_counter
 import psutil
 import torch
 
-from thalweg.core.errors import UserError, unknown
 from thalweg.core.problem import take, to
 from thalweg.engine import fleet, solo
 from thalweg.engine.bound import bind
 from thalweg.engine.work import CannotFuse, Stepper, Work, probe, stream
+from thalweg.errors import UserError, unknown
 
 ENGINES = ("auto", "fleet", "pool", "solo")
 STARTUP = 4.0

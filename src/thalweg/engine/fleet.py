@@ -121,8 +121,9 @@ class _Fleet:
         key = _shapes(lane)
         if key not in self.masks:
             self._list_noise(lane)
-        if not self.masks[key] and self.other_noise:
+        if self.other_noise:  # all lanes share a seed then: the forward itself draws, dropout too, as the loop's would
             torch.manual_seed(step_seed(self.seeds[0], t))
+            return []
         return noise.draw(self.masks[key], self.seeds, t) if self.masks[key] else []
 
     # --- one lane's functions, vmapped
@@ -219,11 +220,12 @@ class _Fleet:
                 log.record(t, self.alive, loss.cpu().numpy(), shown, now)
             if (last or t % patience == 0) and not bool(ok.all()):
                 keep = ok.nonzero().flatten()
-                for k in (~ok).nonzero().flatten().tolist():
+                dead = (~ok).nonzero().flatten()
+                if not work.recorded(t):
+                    log.record(t, [self.alive[k] for k in dead.tolist()], loss[dead].cpu().numpy(), norm[dead].cpu().numpy(), np.nan)
+                for k in dead.tolist():
                     diverged[self.alive[k]] = int(died[k])
                     ended[self.alive[k]] = self._state(k)
-                    if (log.steps or [-1])[-1] != t:
-                        log.record(t, [self.alive[k]], loss[k].cpu().numpy(), norm[k].cpu().numpy(), np.nan)
                 ok, died, limit, loss, g = ok[keep], died[keep], limit[keep], loss[keep], g[keep]
                 buffers = {n: b[keep] for n, b in buffers.items()}
                 self._compact(keep)

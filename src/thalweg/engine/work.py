@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.core.batches import batches
-from thalweg.core.errors import ThalwegError, UserCodeError, UserError
 from thalweg.core.problem import Problem, rows, take, to
 from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine.bound import Layout
+from thalweg.errors import ThalwegError, UserCodeError, UserError
 
 LIMIT = 1e4
 """A run has diverged at the first step whose loss or gradient is not finite, or whose loss exceeds LIMIT x max(1, first loss)."""
@@ -59,6 +59,11 @@ class Work:
     def recorded(self, t: int) -> bool:
         return t % self.every == 0 or t == self.steps
 
+    @property
+    def records(self) -> list[int]:
+        """The steps at which every lane alive is recorded."""
+        return [t for t in range(self.steps + 1) if self.recorded(t)]
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -97,13 +102,13 @@ class Log:
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
         self.steps: list[int] = []
-        self.rows: list[np.ndarray] = []  # (3, lanes): loss, gradient norm, rate
+        self.rows: list[np.ndarray] = []  # (4, lanes): loss, gradient norm, rate, and 1 where the lane was recorded
         self.eval_steps: list[int] = []
         self.evals: list[dict[str, np.ndarray]] = []
 
     def record(self, t: int, alive: Sequence[int], loss: Any, norm: Any, lr: Any) -> None:
-        row = np.full((3, self.lanes), np.nan)
-        for i, values in enumerate((loss, norm, lr)):
+        row = np.full((4, self.lanes), np.nan)
+        for i, values in enumerate((loss, norm, lr, 1.0)):
             row[i, list(alive)] = values
         self.steps.append(t)
         self.rows.append(row)
@@ -119,8 +124,8 @@ class Log:
     def curve(self, lane: int, diverged_at: int) -> Curve:
         """The records of one lane, up to the one at which it diverged."""
         steps = np.asarray(self.steps, dtype=np.int64)
-        table = np.stack(self.rows)[:, :, lane] if self.rows else np.empty((0, 3))
-        kept = steps <= diverged_at if diverged_at >= 0 else np.ones(len(steps), dtype=bool)
+        table = np.stack(self.rows)[:, :, lane] if self.rows else np.empty((0, 4))
+        kept = table[:, 3] == 1
         eval_steps = np.asarray(self.eval_steps, dtype=np.int64)
         seen = eval_steps <= diverged_at if diverged_at >= 0 else np.ones(len(eval_steps), dtype=bool)
         names = self.evals[0] if self.evals else {}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.core.errors import ThalwegError
+from thalweg.errors import ThalwegError
 
 
 def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: Any = None, workers: int = 1) -> Iterator[tuple[int, Any]]:

@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 from thalweg.core.declare import model
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 
 
 @model(tasks=("binary", "classes"), loss="multiclass_svm")

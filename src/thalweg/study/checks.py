@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from thalweg.core.errors import UserCodeError, UserError
 from thalweg.core.problem import Batch, Problem, rows, take, tensors
 from thalweg.core.table import apart
+from thalweg.errors import UserCodeError, UserError
 
 TINY = 8  # rows of the batch on which model and loss are tried
 
@@ -92,7 +92,7 @@ def check(problem: Problem) -> None:
     >>> check(complete(problem))
     Traceback (most recent call last):
         ...
-    thalweg.core.errors.UserError: train targets[0] is 7, and the model has 3 outputs: labels must be 0 to 2
+    thalweg.errors.UserError: train targets[0] is 7, and the model has 3 outputs: labels must be 0 to 2
     """
     splits = {"train": problem.train, "valid": problem.valid, "test": problem.test}
     for name, batch in splits.items():

@@ -15,7 +15,7 @@ import filelock
 import psutil
 import tomli_w
 
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 from thalweg.study.spec import Spec
 
 PACKAGES = ("thalweg", "torch", "numpy", "scipy", "scikit-learn", "pandas")

@@ -15,13 +15,13 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 from thalweg.core import catalogue
-from thalweg.core.errors import UserError
 from thalweg.core.problem import Problem
 from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine.bound import resolve, structure_of
 from thalweg.engine.work import Lane
+from thalweg.errors import UserError
 from thalweg.study.spec import OptimizerSpec, Range, Spec, parse_schedule
 
 

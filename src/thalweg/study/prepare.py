@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.core.errors import UserError
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine import choose
 from thalweg.engine.bound import resolve
 from thalweg.engine.work import Work
+from thalweg.errors import UserError
 from thalweg.study import plan
 from thalweg.study.checks import check, complete
 from thalweg.study.problems import problem as named_problem

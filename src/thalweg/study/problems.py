@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from thalweg.core.catalogue import find, load, shelf
-from thalweg.core.errors import UserCodeError, UserError, unknown
 from thalweg.core.problem import Problem
 from thalweg.core.table import Table, read_csv, scaled, split
+from thalweg.errors import UserCodeError, UserError, unknown
 from thalweg.study.checks import check, complete
 
 __all__ = ["check", "combinations", "complete", "problem"]

@@ -31,7 +31,7 @@ class Results:
         the updates done), steps, engine, train_loss (mean of the last tenth of the records), valid_<metric> for every metric, and
         test_<metric> in phase "final" (nan elsewhere, and where a run diverged).
     curves: run id -> Curve.
-    seconds: phase -> wall seconds spent in it.
+    seconds: phase -> wall seconds spent in it. classes: how many there are, where the targets are classes.
     """
 
     kind: str
@@ -51,3 +51,4 @@ class Results:
     curves: Mapping[str, Curve]
     seconds: Mapping[str, float] = field(default_factory=dict)
     all_rows: bool = False
+    classes: int | None = None

@@ -239,7 +239,7 @@ def _baseline(results: Results, verdict: Verdict) -> Iterator[str]:
         if rules.get(label, label) != "random_search" or math.isnan(row["mean"]):
             continue
         what, score = score_name(results, verdict), verdict.standings.attrs["score"]
-        classes = results.spec.get("classes")
+        classes = results.classes
         chance = f"; chance level is about {100 / classes:.0f} %" if is_share(score) and isinstance(classes, int) and classes > 1 else ""
         yield (
             f"{label} ignores the gradient: it is the gradient-free baseline, and reached {what} "

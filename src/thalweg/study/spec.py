@@ -25,9 +25,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thalweg.core import catalogue
-from thalweg.core.errors import UserError, unknown
 from thalweg.core.rule import Hyper, Rule
 from thalweg.core.wrapper import Wrapper
+from thalweg.errors import UserError, unknown
 
 DEFAULT_OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam", "adamw")
 

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from thalweg.core.errors import UserError
 from thalweg.engine.work import Curve, Outcome
+from thalweg.errors import UserError
 from thalweg.study.plan import Group, Job
 
 SCHEMA = 1

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from thalweg.core.errors import UserError
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
 from thalweg.engine import choose, fleet, solo
 from thalweg.engine.work import CannotFuse, Outcome, Progress
+from thalweg.errors import UserError
 from thalweg.launch import local
 from thalweg.study import folder as place
 from thalweg.study import plan
@@ -73,6 +73,7 @@ class Study:
             environment=self.store.get("environment", {}), command=facts["command"], score=facts["score"], higher=facts["higher"],
             metrics=tuple(facts["metrics"]), optimizers=tuple(facts["optimizers"]), notes=tuple(facts["notes"]), counts=facts["counts"],
             planned=facts["planned"], runs=table, curves=self.store.curves(), seconds=self.store.seconds(), all_rows=facts["all_rows"],
+            classes=facts["classes"],
         )  # fmt: skip
 
     @property
@@ -209,7 +210,7 @@ def _begin(study: Study, bench: Bench, command: str) -> None:
             "kind": bench.spec.kind, "name": bench.name, "command": command, "score": problem.score, "higher": problem.higher_is_better,
             "metrics": [*(m.name for m in problem.metrics), "loss"], "optimizers": [o.label for o in bench.spec.optimizers],
             "notes": list(problem.notes), "counts": {s: rows(getattr(problem, s)) for s in ("train", "valid", "test")},
-            "planned": planned(bench), "all_rows": problem.all_rows,
+            "planned": planned(bench), "all_rows": problem.all_rows, "classes": _classes(problem),
         }  # fmt: skip
         environment = place.environment(bench.device)
         for key, value in (("spec", spec), ("fingerprint", bench.fingerprint), ("facts", facts), ("environment", environment)):
@@ -218,6 +219,13 @@ def _begin(study: Study, bench: Bench, command: str) -> None:
     if study.folder is not None:
         place.write_whole(study.folder / "study.toml", place.toml(bench.spec, bench.name))
         place.write_whole(study.folder / "environment.json", json.dumps(store.get("environment"), indent=2) + "\n")
+
+
+def _classes(problem: Problem) -> int | None:
+    """How many classes there are, where accuracy is the score and labels are counted from 0."""
+    if problem.score != "accuracy" or problem.step is not None:
+        return None
+    return int(problem.train[1].max()) + 1
 
 
 def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None) -> None:

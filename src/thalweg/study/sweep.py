@@ -12,7 +12,6 @@ import pandas as pd
 from torch import Tensor, nn
 
 from thalweg.core import catalogue
-from thalweg.core.errors import UserError, unknown
 from thalweg.core.problem import Problem, rows, tensors
 from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
@@ -20,6 +19,7 @@ from thalweg.core.wrapper import Wrapper
 from thalweg.engine import choose, fleet, solo
 from thalweg.engine.bound import resolve, structure_of
 from thalweg.engine.work import CannotFuse, Curve, Lane, Outcome, Progress, Work
+from thalweg.errors import UserError, unknown
 from thalweg.launch import local
 
 
@@ -164,7 +164,7 @@ def sweep(
                 raise
             ends, used = solo.run(work, progress), "solo"
         outcomes.update(zip(members, ends, strict=True))
-    return _runs(configs, [outcomes[k] for k in range(len(lanes))], used)
+    return _runs(configs, [outcomes[k] for k in range(len(lanes))], np.array(base.records), used)
 
 
 def run(work: Work, choice: choose.Choice, progress: Progress | None = None) -> list[Outcome]:
@@ -186,8 +186,7 @@ def _alone(work: Work, lane: Lane) -> list[Outcome]:
     return solo.run(work.with_lanes([lane]))
 
 
-def _runs(configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], engine: str) -> Runs:
-    steps = max((outcome.curve.steps for outcome in outcomes), key=len)
+def _runs(configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], steps: np.ndarray, engine: str) -> Runs:
 
     def spread(curve: Curve, values: np.ndarray) -> np.ndarray:
         """A run's records on the common steps; the record at which a run died may lie between them and is left out."""

@@ -23,7 +23,7 @@ def number(value: Any, digits: int = 2) -> str:
         return f"{value:g}" if abs(value) < 1e6 else exponent(value, digits)
     if 0.01 <= abs(value) < 1000:
         # four digits near 1, where a decay of 0.9995 must not become 1
-        return f"{value:.{4 if 0.1 <= abs(value) < 1 else digits + 1}g}"
+        return f"{value:.{4 if 0.9 <= abs(value) < 1 else digits + 1}g}"
     return exponent(value, digits)
 
 

@@ -22,7 +22,7 @@ from thalweg.study.report.figures import figures
 from thalweg.study.report.traces import COLOURS, DASHES
 from thalweg.study.results import Results
 from thalweg.study.sentences import NOUNS, score_name
-from thalweg.study.words import amount, gap, p_value, plural, probability, setting
+from thalweg.study.words import amount, is_share, number, p_value, plural, probability, setting
 
 
 def write(results: Results, path: str | os.PathLike[str]) -> Path:
@@ -59,6 +59,7 @@ def render(results: Results) -> str:
         results=results,
         verdict=verdict,
         what=score_name(results, verdict),
+        apart="Difference to the best" + (", points" if is_share(str(verdict.standings.attrs["score"])) else ""),
         series=[
             {"label": label, "colour": k % COLOURS, "dash": DASHES[k // COLOURS % len(DASHES)]}
             for k, label in enumerate(results.optimizers)
@@ -111,11 +112,26 @@ def _clean(value: Any) -> Any:
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as text, nested ones as JSON."""
-    return [
-        (str(k).replace("_", " "), v if isinstance(v, str) else json.dumps(_clean(v), ensure_ascii=False, default=str))
-        for k, v in values.items()
-    ]
+    """Names and values as text; a mapping of mappings becomes a row for each of them."""
+    rows = []
+    for key, value in values.items():
+        inner = value if isinstance(value, Mapping) and value and all(isinstance(v, Mapping) for v in value.values()) else {key: value}
+        rows += [(str(k).replace("_", " "), spoken(v)) for k, v in inner.items()]
+    return rows
+
+
+def spoken(value: Any) -> str:
+    """A nested value in a line.
+
+    >>> spoken({"engine": "pool", "seconds": {"solo": 45.9176, "pool": 21.2105}, "lanes": [8, 4]})
+    'engine pool; seconds (solo 45.9; pool 21.2); lanes 8, 4'
+    """
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k} ({spoken(v)})" if isinstance(v, Mapping) else f"{k}: {v}" if isinstance(v, str) and " " in v else
+                         f"{k} {spoken(v)}" for k, v in value.items())  # fmt: skip
+    if isinstance(value, list | tuple):
+        return ", ".join(spoken(v) for v in value)
+    return number(value) if isinstance(value, float) else str(value)
 
 
 # --- tables
@@ -139,7 +155,7 @@ def _standings(results: Results, verdict: Verdict) -> list[dict[str, Any]]:
                 "score": amount(row["mean"], score, row["half"]),
                 "difference": "the best"
                 if first and verdict.basis == "final"
-                else gap(row["difference"], score, row["difference_half"]).replace("-", "−", 1),
+                else amount(row["difference"], score, row["difference_half"], unit=False).replace("-", "−", 1),
                 "probability": "" if first else probability(row["probability"]),
                 "p_value": "" if first else p_value(row["p_value"]).replace("p unknown", "–").removeprefix("p ").removeprefix("= "),
                 "best_valid": amount(row["best_valid"], results.score),
