@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+import joblib
 import psutil
 import torch
 
@@ -25,17 +26,24 @@ STARTUP = 4.0
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine, why, and what was predicted. lanes: the most that share a fleet. seconds: engine -> predicted for all lanes.
+    """An engine, why, and what was predicted.
 
-    memory: predicted bytes at the peak, for the fleet as cut.
+    lanes: the most that share a fleet. workers: processes at work side by side (1: this one). threads: of each of them.
+    seconds: way -> predicted for all runs. memory: predicted bytes at the peak, beside the data.
     """
 
     engine: str
     lanes: int
     workers: int
+    threads: int
     seconds: Mapping[str, float] = field(default_factory=dict)
     memory: int = 0
     why: str = ""
+
+    @property
+    def predicted(self) -> float | None:
+        """Seconds for all runs on this engine, where that was measured."""
+        return min(self.seconds.values(), default=None)
 
 
 def device(name: str = "auto") -> str:
@@ -59,39 +67,58 @@ def device(name: str = "auto") -> str:
 def choose(work: Work, engine: str = "auto", runs: int | None = None) -> Choice:
     """Choose an engine for `runs` runs like the lanes of this work (all its lanes by default).
 
-    A named engine is taken as it is. `auto` times a few steps of one lane alone and of the lanes together. Raises UserCodeError
-    when the user's model cannot run at all.
+    A named engine is taken as it is. `auto` times a few steps of one lane alone and of the lanes together, with all threads and with
+    one, and also weighs worker processes. Raises UserCodeError when the user's model cannot run at all.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     runs = runs or len(work.lanes)
-    workers = max(1, psutil.cpu_count(logical=False) or 1) if work.device == "cpu" else 1
+    threads = torch.get_num_threads()
+    workers = max(1, joblib.cpu_count(only_physical_cores=True)) if work.device == "cpu" else 1
     per_lane = memory_per_lane(work)
     lanes = max(1, min(len(work.lanes), int(0.6 * free_memory(work.device) / max(per_lane, 1))))
-    if engine != "auto":
-        return Choice(engine, lanes, workers, {}, per_lane * (lanes if engine == "fleet" else 1), "as asked")
-    if len(work.lanes) == 1 and runs == 1:
-        return Choice("solo", 1, 1, {}, per_lane, "a single run")
-    seconds: dict[str, float] = {}
-    alone = _step_seconds(work.with_lanes(work.lanes[:1]), solo)
-    seconds["solo"] = alone * work.steps * runs
-    if workers > 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            single = _step_seconds(work.with_lanes(work.lanes[:1]), solo)
-        finally:
-            torch.set_num_threads(threads)
-        seconds["pool"] = STARTUP + single * work.steps * math.ceil(runs / workers)
+    if engine != "auto" or len(work.lanes) == runs == 1:
+        named = "solo" if engine == "auto" else engine
+        apart = workers if named == "pool" else 1
+        memory = per_lane * (lanes if named == "fleet" else apart)
+        return Choice(named, lanes, apart, 1 if apart > 1 else threads, {}, memory, "as asked" if engine != "auto" else "a single run")
+    ways: dict[str, tuple[float, Choice]] = {}
+
+    def weigh(name: str, lanes: int, workers: int, threads: int, step: float) -> None:
+        rounds = math.ceil(math.ceil(runs / lanes) / workers)
+        seconds = step * work.steps * rounds + (STARTUP if workers > 1 else 0.0)
+        label = name + (f" in {workers} processes" if workers > 1 and name == "fleet" else "") + (", 1 thread" if threads == 1 else "")
+        memory = per_lane * lanes * workers
+        ways[label] = (seconds, Choice(name, lanes, workers, threads, {}, memory, why))
+
+    why = "the fastest of those timed"
+    for count in dict.fromkeys((threads, 1)):
+        with threads_of(count):
+            alone = _step_seconds(work.with_lanes(work.lanes[:1]), solo)
+            weigh("solo", 1, 1, count, alone)
+            if workers > 1 and count == 1:
+                weigh("pool", 1, workers, 1, alone)
+            try:
+                together = _step_seconds(work.with_lanes(work.lanes[:lanes]), fleet)
+            except CannotFuse as error:
+                why = f"this model does not run under vmap ({str(error.__cause__)[:120]})"
+                continue
+            weigh("fleet", lanes, 1, count, together)
+            if workers > 1 and count == 1 and runs > lanes:
+                weigh("fleet", lanes, workers, 1, together)
+    best = min(ways.values(), key=lambda way: way[0])[1]
+    return replace(best, seconds={label: seconds for label, (seconds, _) in ways.items()}, why=why)
+
+
+@contextlib.contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """A block that runs with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        together = _step_seconds(work.with_lanes(work.lanes[:lanes]), fleet)
-        seconds["fleet"] = together * work.steps * runs / lanes
-    except CannotFuse as error:
-        why = f"this model does not run under vmap ({str(error.__cause__)[:120]})"
-    else:
-        why = "the fastest of those timed"
-    best = min(seconds, key=lambda name: seconds[name])
-    return Choice(best, lanes, workers, seconds, per_lane * (lanes if best == "fleet" else workers if best == "pool" else 1), why)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _step_seconds(work: Work, engine: object) -> float:
@@ -146,4 +173,4 @@ def free_memory(device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-__all__ = ["ENGINES", "Choice", "choose", "device", "free_memory", "memory_per_lane"]
+__all__ = ["ENGINES", "Choice", "choose", "device", "free_memory", "memory_per_lane", "threads_of"]

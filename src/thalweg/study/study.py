@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
@@ -139,13 +138,7 @@ def run(bench: Bench, out: str | Path | None = None, *, time: float | None = Non
         try:
             study = Study(store, folder)
             _begin(study, bench, command)
-            # the rest of a process may use other threads than the plan pins
-            before = torch.get_num_threads()
-            try:
-                torch.set_num_threads(store.get("plan")["threads"])
-                _train(study, bench, time, watch)
-            finally:
-                torch.set_num_threads(before)
+            _train(study, bench, time, watch)
         except BaseException:
             store.close()
             raise
@@ -156,7 +149,7 @@ def estimate(bench: Bench) -> dict[str, Any]:
     """What a study will take, without running it: runs, engine, seconds and bytes by phase, from a few measured steps."""
     choices = choose_engines(bench)
     counts = planned(bench)
-    seconds = {phase: choice.seconds.get(choice.engine) for phase, choice in choices.items()}
+    seconds = {phase: choice.predicted for phase, choice in choices.items()}
     known = [s for s in seconds.values() if s is not None]
     return {
         "runs": counts,
@@ -215,7 +208,7 @@ def _begin(study: Study, bench: Bench, command: str) -> None:
         environment = place.environment(bench.device)
         for key, value in (("spec", spec), ("fingerprint", bench.fingerprint), ("facts", facts), ("environment", environment)):
             store.put(key, value)
-        store.put("plan", {"threads": torch.get_num_threads(), "device": bench.device, "phases": settings})
+        store.put("plan", {"device": bench.device, "phases": settings})
     if study.folder is not None:
         place.write_whole(study.folder / "study.toml", place.toml(bench.spec, bench.name))
         place.write_whole(study.folder / "environment.json", json.dumps(store.get("environment"), indent=2) + "\n")
@@ -253,10 +246,11 @@ def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | No
     groups = plan.groups(jobs, bench.rules, bench.wrappers, choice.engine, choice.lanes)
     done = study.store.finished()
     left = [group for group in groups if not {job.id for job in group.jobs} <= done]
-    workers = choice.workers if choice.engine == "pool" else 1
+    workers = choice.workers
     view = _View(study, bench, phase, len(jobs), watch)
     train: Any = partial(train_group, progress=view.step, begin=view.begin) if workers == 1 else train_group
-    with contextlib.closing(_timed(local.map(train, left, shared=(bench, choice), workers=workers), end)) as ends:
+    trained = local.map(train, left, shared=(bench, choice), workers=workers)
+    with choose.threads_of(choice.threads), contextlib.closing(_timed(trained, end)) as ends:
         for position, (outcomes, engine, seconds) in ends:
             study.store.write(left[position], outcomes, engine, seconds, bench.spec.steps)
             view.end(left[position], outcomes)

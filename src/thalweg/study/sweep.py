@@ -169,11 +169,12 @@ def sweep(
 
 def run(work: Work, choice: choose.Choice, progress: Progress | None = None) -> list[Outcome]:
     """Train the lanes of a work on the chosen engine."""
-    if choice.engine == "solo":
-        return solo.run(work, progress)
-    if choice.engine == "fleet":
-        pieces = [work.lanes[i : i + choice.lanes] for i in range(0, len(work.lanes), choice.lanes)]
-        return [outcome for piece in pieces for outcome in fleet.run(work.with_lanes(piece), progress)]
+    if choice.engine != "pool":
+        size = choice.lanes if choice.engine == "fleet" else 1
+        train = fleet.run if choice.engine == "fleet" else solo.run
+        pieces = [work.lanes[i : i + size] for i in range(0, len(work.lanes), size)]
+        with choose.threads_of(choice.threads):
+            return [outcome for piece in pieces for outcome in train(work.with_lanes(piece), progress)]
     ends: dict[int, Outcome] = {}
     for k, (outcome,) in local.map(_alone, list(work.lanes), shared=work.with_lanes([]), workers=choice.workers):
         ends[k] = outcome
