@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten
 
 from thalweg.core import catalogue
+from thalweg.core.domain import Domain
 from thalweg.core.problem import Problem
 from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
@@ -51,20 +53,24 @@ class Group:
 def points(spec: OptimizerSpec, rule: Rule, budget: int, seed: int) -> list[dict[str, Any]]:
     """The configurations of one optimizer's search: its defaults, then those to try first, then scrambled Sobol points.
 
-    Sobol points are drawn to the next power of two and cut. All optimizers use the study's seed: equal searches see equal points.
+    As many Sobol points as the budget are drawn (to the next power of two, then cut), and each configuration that comes before them takes
+    the place of the point nearest to it, so that no part of the range is left out for it. All optimizers use the study's seed:
+    equal searches see equal points.
     """
     default = {n: _default(n, r, rule) for n, r in spec.search.items()}
-    chosen = [{**spec.fixed, **default}] + [{**spec.fixed, **default, **point} for point in spec.first]
+    chosen = [{**spec.fixed, **default}]
+    chosen += [c for point in spec.first if (c := {**spec.fixed, **default, **point}) not in chosen]
     if not spec.search:
-        return chosen[:1] + [c for c in chosen[1:budget] if c != chosen[0]]
+        return chosen[:budget]
     from scipy.stats import qmc
 
-    wanted = max(0, budget - len(chosen))
     sobol = qmc.Sobol(d=len(spec.search), scramble=True, rng=seed)
-    drawn = sobol.random_base2(max(0, math.ceil(math.log2(max(1, wanted)))))[:wanted]
-    for row in drawn:
-        chosen.append({**spec.fixed, **{n: _at(r, float(u), rule) for (n, r), u in zip(spec.search.items(), row, strict=True)}})
-    return chosen[:budget]
+    left = list(sobol.random_base2(max(0, math.ceil(math.log2(budget))))[:budget])
+    for config in chosen[:budget]:
+        place = np.array([_place(r, config[n]) for n, r in spec.search.items()])
+        left.pop(min(range(len(left)), key=lambda i: float(((left[i] - place) ** 2).sum())))
+    drawn = [{**spec.fixed, **{n: _at(r, float(u)) for (n, r), u in zip(spec.search.items(), row, strict=True)}} for row in left]
+    return (chosen + drawn)[:budget]
 
 
 def _default(name: str, where: Range, rule: Rule) -> Any:
@@ -74,17 +80,31 @@ def _default(name: str, where: Range, rule: Rule) -> Any:
         return value if value in where.values else where.values[0]
     assert where.low is not None
     assert where.high is not None
-    return value if value is not None and where.low <= value <= where.high else _at(where, 0.5, rule)
+    return value if value is not None and where.low <= value <= where.high else _at(where, 0.5)
 
 
-def _at(where: Range, u: float, rule: Rule) -> Any:
+def _at(where: Range, u: float) -> Any:
+    """The value at u in [0, 1) of what is searched."""
     if where.values is not None:
         return where.values[min(int(u * len(where.values)), len(where.values) - 1)]
     assert where.low is not None
     assert where.high is not None
-    domain = next(h.domain for h in rule.hypers.values() if not h.domain.structural)
-    value = type(domain)("point", search=(where.low, where.high), scale=where.scale).point(u)
+    value = Domain("point", search=(where.low, where.high), scale=where.scale).point(u)
     return float(f"{value:.6g}")  # what is shown is what was run
+
+
+def _place(where: Range, value: Any) -> float:
+    """Where in [0, 1] a value lies in what is searched; the inverse of `_at`."""
+    if where.values is not None:
+        return (where.values.index(value) + 0.5) / len(where.values) if value in where.values else 0.5
+    assert where.low is not None
+    assert where.high is not None
+
+    def bend(v: float) -> float:
+        return math.log(v) if where.scale == "log" else -math.log1p(-v) if where.scale == "complement" else v
+
+    low, high = bend(where.low), bend(where.high)
+    return (bend(min(max(value, where.low), where.high)) - low) / (high - low)
 
 
 def grid(spec: OptimizerSpec) -> list[dict[str, Any]]:
