@@ -13,7 +13,7 @@ import joblib
 import psutil
 import torch
 
-from thalweg.core.problem import take, to
+from thalweg.core.problem import rows, take, to
 from thalweg.engine import fleet, solo
 from thalweg.engine.bound import bind
 from thalweg.engine.work import CannotFuse, Stepper, Work, probe, stream
@@ -83,10 +83,12 @@ def choose(work: Work, engine: str = "auto", runs: int | None = None) -> Choice:
         memory = per_lane * (lanes if named == "fleet" else apart)
         return Choice(named, lanes, apart, 1 if apart > 1 else threads, {}, memory, "as asked" if engine != "auto" else "a single run")
     ways: dict[str, tuple[float, Choice]] = {}
+    # a step is about three forwards of a batch; validation is forwards alone
+    amount = work.steps + len(work.evaluations) * (rows(work.problem.valid) / work.batch_size / 3 if work.evaluations else 0)
 
     def weigh(name: str, lanes: int, workers: int, threads: int, step: float) -> None:
         rounds = math.ceil(math.ceil(runs / lanes) / workers)
-        seconds = step * work.steps * rounds + (STARTUP if workers > 1 else 0.0)
+        seconds = step * amount * rounds + (STARTUP if workers > 1 else 0.0)
         label = name + (f" in {workers} processes" if workers > 1 and name == "fleet" else "") + (", 1 thread" if threads == 1 else "")
         memory = per_lane * lanes * workers
         ways[label] = (seconds, Choice(name, lanes, workers, threads, {}, memory, why))

@@ -104,9 +104,12 @@ def prepare(
     if not 1 <= batch_size <= n:
         raise UserError(f"batch_size = {batch_size} must be between 1 and the {n} training rows of {found.name}")
     check(found)
+    steps = _steps(raw, found, n, batch_size)
+    # as often as 20 times, but validation should not cost more than about a quarter of the training (a step is three forwards)
+    affordable = round(0.25 * 3 * steps * batch_size / rows(found.valid))
     spec = build(
-        raw, specs, kind=kind, problem=problem if isinstance(problem, str) else found.name,
-        steps=_steps(raw, found, n, batch_size), batch_size=batch_size,
+        {"evaluations": max(3, min(20, affordable)), **raw}, specs, kind=kind,
+        problem=problem if isinstance(problem, str) else found.name, steps=steps, batch_size=batch_size,
     )  # fmt: skip
     name = raw.get("name") or f"{found.name}{'-sweep' if kind == 'sweep' else ''}"
     return Bench(name, spec, found, rules, wrappers, choose.device(spec.device), plan.fingerprint(found, spec.seed))

@@ -70,7 +70,7 @@ class Spec(Model):
     seeds: int = Field(5, ge=1)
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    evaluations: int = Field(20, ge=1)
+    evaluations: int = Field(ge=1)
     seed: int = Field(0, ge=0)
     engine: Literal["auto", "fleet", "pool", "solo"] = "auto"
     device: str = "auto"
