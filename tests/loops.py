@@ -117,7 +117,9 @@ ORACLES: dict[str, Oracle] = {
 def oracle(rule: str) -> Oracle:
     """The oracle of a rule; every rule must have one."""
     if rule not in ORACLES:
-        raise LookupError(f"the rule {rule} has no oracle: add its torch.optim class, or a slow twin of its formula, to ORACLES in tests/loops.py")
+        raise LookupError(
+            f"the rule {rule} has no oracle: add its torch.optim class, or a slow twin of its formula, to ORACLES in tests/loops.py"
+        )
     return ORACLES[rule]
 
 

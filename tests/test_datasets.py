@@ -14,8 +14,8 @@ import torch
 
 from thalweg.core import files
 from thalweg.core.catalogue import shelf
-from thalweg.core.errors import UserError
 from thalweg.core.files import Source, idx, read
+from thalweg.errors import UserError
 
 DATASETS = shelf("datasets")
 EMBEDDED = [name for name, entry in DATASETS.items() if not entry.reads_files]

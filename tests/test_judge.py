@@ -250,7 +250,7 @@ def test_the_baseline_is_named():
     r = finals({"adam": ADAM, "random_search": [0.3, 0.31, 0.29, 0.3, 0.3]})
     assert "random_search ignores the gradient: it is the gradient-free baseline" in text(r)
     assert "chance" not in text(r)
-    known = dataclasses.replace(r, spec={**r.spec, "classes": 10})
+    known = dataclasses.replace(r, classes=10)
     assert "chance level is about 10 %" in text(known)
 
 

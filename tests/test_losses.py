@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from thalweg.core.catalogue import shelf
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 from thalweg.losses import bce_with_logits, cross_entropy, half_mse, mse, multiclass_svm
 
 LOSSES = shelf("losses")

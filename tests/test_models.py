@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from thalweg.core.catalogue import shelf
-from thalweg.core.errors import UserError
+from thalweg.errors import UserError
 
 MODELS = shelf("models")
 

@@ -17,9 +17,9 @@ import thalweg.core.table
 import thalweg.study.checks
 import thalweg.study.problems
 from thalweg.core.catalogue import shelf
-from thalweg.core.errors import UserCodeError, UserError
 from thalweg.core.problem import Problem, rows
 from thalweg.core.table import apart
+from thalweg.errors import UserCodeError, UserError
 from thalweg.study.problems import check, combinations, complete, problem
 
 EMBEDDED = [pair for pair in combinations() if pair.startswith(("digits", "diabetes", "breast-cancer"))]

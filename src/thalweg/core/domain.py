@@ -8,6 +8,7 @@ under a schedule. Flags, counts and choices are structure: runs that differ in t
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -50,15 +51,18 @@ class Domain:
             if not isinstance(value, bool):
                 raise UserError(f"{label} = {value!r} must be true or false")
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise UserError(f"{label} = {value!r} must be a number")
+        value = float(value)
+        if not math.isfinite(value):
+            raise UserError(f"{label} = {value!r} must be a finite number")
         if self.kind == "int" and int(value) != value:
             raise UserError(f"{label} = {value!r} must be a whole number")
         below = value <= self.low if self.open_low else value < self.low
         above = value >= self.high if self.open_high else value > self.high
-        if math.isnan(value) or below or above:
-            raise UserError(f"{label} = {value!r} is outside {self.interval}")
-        return int(value) if self.kind == "int" else float(value)
+        if below or above:
+            raise UserError(f"{label} = {value:g} is outside {self.interval}")
+        return int(value) if self.kind == "int" else value
 
     @property
     def interval(self) -> str:

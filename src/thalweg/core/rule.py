@@ -232,6 +232,8 @@ def rule(
     name = function.__name__
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if any(p.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD) for p in parameters):
+        raise UserError(f"{name}: a rule names its states and hyperparameters one by one; * and ** say nothing to the engine")
     if [p.name for p in positional[:2]] != ["x", "g"]:
         raise UserError(f"{name}: a rule's first two parameters are x (the point) and g (its gradient)")
     for p in positional[2:]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +30,14 @@ def schedule(make: Callable[..., Multiplier]) -> Callable[..., Multiplier]:
         for key in kwargs:
             if key not in signature.parameters:
                 raise unknown(f"argument of the schedule {name}", key, signature.parameters)
-        given = signature.bind(*args, **kwargs).arguments
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise UserError(f"{name}: {error}; it takes {', '.join(signature.parameters) or 'no argument'}") from None
         for key, value in given.items():
-            if isinstance(value, int | float) and (value < 0 or (key == "total" and value < 1)):
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise UserError(f"{name}: {key} = {value!r} must be a finite number")
+            if value is not None and (value < 0 or (key == "total" and value < 1)):
                 raise UserError(f"{name}: {key} = {value} must be {'at least 1' if key == 'total' else 'at least 0'}")
         total, warm = given.get("total"), given.get("warmup")
         if total is not None and warm is not None and warm > total:

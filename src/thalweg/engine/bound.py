@@ -37,7 +37,9 @@ def wrapped(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> list[Wra
 def structure_of(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> tuple[Any, ...]:
     """What two runs must share to be lanes of one fleet: flags, counts, names, and the wrappers around the rule."""
     flags = tuple((name, config[name]) for name, hyper in rule.hypers.items() if hyper.domain.structural)
-    return flags, tuple(w.name for w in wrapped(rule, config, wrappers))
+    # a state that a number switches on changes the formula: without momentum there is no dampening either
+    switches = tuple(bool(config[start.option]) for start in rule.states.values() if hasattr(start, "option"))
+    return flags, switches, tuple(w.name for w in wrapped(rule, config, wrappers))
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Bound:
                 if self.rule.decay == "l2":
                     g = g + hypers["weight_decay"] * x
                 else:
-                    x = x - hypers["lr"] * hypers["weight_decay"] * x
+                    x = (1 - hypers["lr"] * hypers["weight_decay"]) * x
             x, states_after = self._rule(x, g, states, hypers, given)
             new_states.update(states_after)
             return x

@@ -44,10 +44,8 @@ def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
     """
     with torch.random.fork_rng(devices=_cuda(work)):
         try:
-            fleet = _Fleet(work)
-            if fleet.other_noise and len({lane.seed for lane in work.lanes}) > 1:
-                return _by_seed(work, progress)
-            return fleet.train(progress)
+            outcomes = _whole(work, progress)
+            return _by_seed(work, progress) if outcomes is None else outcomes
         except (RuntimeError, MemoryError) as error:
             if len(work.lanes) == 1 or not out_of_memory(error):
                 raise
@@ -57,6 +55,14 @@ def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
 
 def _cuda(work: Work) -> list[int]:
     return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
+
+
+def _whole(work: Work, progress: Progress | None) -> list[Outcome] | None:
+    """All lanes as one fleet; None where each seed needs a fleet of its own. Nothing of the fleet outlives this call."""
+    fleet = _Fleet(work)
+    if fleet.other_noise and not fleet.one_batch:
+        return None
+    return fleet.train(progress)
 
 
 def _by_seed(work: Work, progress: Progress | None) -> list[Outcome]:
@@ -125,6 +131,13 @@ class _Fleet:
             torch.manual_seed(step_seed(self.seeds[0], t))
             return []
         return noise.draw(self.masks[key], self.seeds, t) if self.masks[key] else []
+
+    def _agree(self, batch: Any, loss: Tensor) -> None:
+        """Noise drawn inside the forward must be what the loop draws; not every operation draws alike under vmap."""
+        torch.manual_seed(step_seed(self.seeds[0], 0))
+        alone = functional_call(self.stepper, self._named(self.x[0], {n: b[0].clone() for n, b in self.buffers.items()}), (batch,))
+        if not torch.allclose(alone.detach().reshape(()), loss[0], rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise CannotFuse("this model's random numbers come out otherwise in a fleet; engine solo or pool draws them as a loop would")
 
     # --- one lane's functions, vmapped
 
@@ -207,6 +220,8 @@ class _Fleet:
             last = t == work.steps
             with user_code("training this model as a fleet (engine solo or pool takes any model)", batch, CannotFuse):
                 g, loss, buffers = self._gradients(batch, self._draw(batch, t))
+            if t == 0 and self.other_noise:
+                self._agree(batch, loss)
             g = torch.zeros_like(self.x) if g is None else g
             norm = torch.linalg.vector_norm(g, dim=1)
             if t == 0:

@@ -19,7 +19,9 @@ from thalweg.core.batches import step_seed
 # those that multiply their input by noise that does not depend on it
 _MULTIPLYING = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
 
-Call = tuple[Callable, torch.Size, torch.dtype, torch.device, float]
+Call = tuple[Callable, torch.Size, tuple[int, ...], torch.dtype, torch.device, float]
+"""A dropout call: the function, and the shape, strides, type, device and probability of what it multiplies (torch fills noise in
+memory order, so that strides count)."""
 
 
 def _arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, float, bool]:
@@ -39,7 +41,7 @@ class _List(TorchFunctionMode):
         if func in _MULTIPLYING:
             x, p, training = _arguments(args, kwargs or {})
             if training and p > 0:
-                self.calls.append((func, x.shape, x.dtype, x.device, p))
+                self.calls.append((func, x.shape, x.stride(), x.dtype, x.device, p))
             return x
         return func(*args, **(kwargs or {}))
 
@@ -73,12 +75,16 @@ def list_calls(forward: Callable[[], Any], device: torch.device) -> tuple[list[C
     return mode.calls, any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def _mask(f: Callable, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, device: torch.device, p: float) -> Tensor:
+    return f(torch.empty_strided(shape, stride, dtype=dtype, device=device).fill_(1.0), p, True)
+
+
 def draw(calls: Sequence[Call], seeds: Sequence[int], t: int) -> list[Tensor]:
     """The masks of step t: (lanes, ...) each, or without the lane dimension when all lanes share a seed."""
     drawn: dict[int, list[Tensor]] = {}
     for seed in dict.fromkeys(seeds):
         torch.manual_seed(step_seed(seed, t))
-        drawn[seed] = [f(torch.ones(shape, dtype=dtype, device=device), p, True) for f, shape, dtype, device, p in calls]
+        drawn[seed] = [_mask(*call) for call in calls]
     if len(drawn) == 1:
         return next(iter(drawn.values()))
     return [torch.stack([drawn[seed][i] for seed in seeds]) for i in range(len(calls))]

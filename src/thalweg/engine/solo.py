@@ -61,7 +61,7 @@ def _train(work: Work, lane: Lane, progress: Progress | None) -> Outcome:
         kept = {n: b.clone() for n, b in module.named_buffers()} if last else {}
         stepper.train()
         torch.manual_seed(step_seed(lane.seed, t))
-        with user_code("the model's training step", batch):
+        with torch.enable_grad(), user_code("the model's training step", batch):
             if bound.rule.gradient:
                 loss = stepper(batch).reshape(())
                 g = layout.join(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))

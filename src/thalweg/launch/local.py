@@ -20,7 +20,8 @@ def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: An
     `shared` reaches each worker once, through a private file, whatever its size. Functions and items may be lambdas and objects of a
     script or a notebook. Workers end with their parent, however it ends. Raises ThalwegError when a worker dies.
     """
-    if workers <= 1 or not items:
+    workers = min(workers, len(items))
+    if workers <= 1:
         for i, item in enumerate(items):
             yield i, function(shared, item)
         return
@@ -34,7 +35,7 @@ def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: An
         # items are pickled here, by value where needed: a script's own classes reach the workers too
         tasks = [(str(path), i, cloudpickle.dumps(item), os.getpid()) for i, item in enumerate(items)]
         pool = joblib.Parallel(
-            n_jobs=min(workers, len(items)), backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all"
+            n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all"
         )
         try:
             yield from pool(joblib.delayed(_work)(*task) for task in tasks)

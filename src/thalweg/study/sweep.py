@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,14 +133,19 @@ def sweep(
     rule, wrappers = find_rule(optimizer), all_wrappers()
     if not isinstance(model, nn.Module):
         raise UserError("sweep takes a module whose weights every run starts from; `tw.compare` takes functions that make modules")
+    if isinstance(configs, Mapping | str) or not all(isinstance(config, Mapping) for config in configs):
+        raise UserError(f"configs must be a list of configurations, such as [{{'lr': 1e-3}}, {{'lr': 1e-2}}], not {configs!r}")
     if not configs:
         raise UserError("configs is empty: give at least one, such as [{'lr': 1e-3}]")
-    if steps < 0 or every < 1:
-        raise UserError(f"steps = {steps} must be at least 0 and every = {every} at least 1")
+    for name, value, least in (("steps", steps, 0), ("every", every, 1), ("batch_size", batch_size, 1)):
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise UserError(f"{name} = {value!r} must be a whole number, {least} or more")
+    if data is None:
+        raise UserError("data is missing: give a pair of tensors (X, y), a dict of tensors or a Dataset")
     problem = Problem(lambda: copy.deepcopy(model), loss, train=tensors(data), step=step)
     if not 1 <= batch_size <= rows(problem.train):
         raise UserError(f"batch_size = {batch_size} must be between 1 and the {rows(problem.train)} rows of the data")
-    seeds = [seed] * len(configs) if isinstance(seed, int) else list(seed)
+    seeds = [int(seed)] * len(configs) if isinstance(seed, int | np.integer) else [int(s) for s in seed]
     if len(seeds) != len(configs):
         raise UserError(f"{len(seeds)} seeds for {len(configs)} configurations: give one seed, or one for each")
     lanes: list[Lane] = []
@@ -164,7 +170,10 @@ def sweep(
                 raise
             ends, used = solo.run(work, progress), "solo"
         outcomes.update(zip(members, ends, strict=True))
-    return _runs(configs, [outcomes[k] for k in range(len(lanes))], np.array(base.records), used)
+    ends = [outcomes[k] for k in range(len(lanes))]
+    homes = _homes(model)
+    states = tuple({key: o.state[home] for key, home in homes.items() if home in o.state} for o in ends if o.state is not None)
+    return _runs(configs, ends, states, np.array(base.records), used)
 
 
 def run(work: Work, choice: choose.Choice, progress: Progress | None = None) -> list[Outcome]:
@@ -187,7 +196,15 @@ def _alone(work: Work, lane: Lane) -> list[Outcome]:
     return solo.run(work.with_lanes([lane]))
 
 
-def _runs(configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], steps: np.ndarray, engine: str) -> Runs:
+def _homes(model: nn.Module) -> dict[str, str]:
+    """Each key of a model's state_dict -> the name under which its tensor was trained; tied weights share one."""
+    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    return {key: names[id(tensor)] for key, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in names}
+
+
+def _runs(
+    configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], states: tuple[Any, ...], steps: np.ndarray, engine: str
+) -> Runs:
 
     def spread(curve: Curve, values: np.ndarray) -> np.ndarray:
         """A run's records on the common steps; the record at which a run died may lie between them and is left out."""
@@ -203,7 +220,7 @@ def _runs(configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome], ste
         np.stack([spread(o.curve, o.curve.grad_norm) for o in outcomes]),
         np.array([o.diverged_at for o in outcomes]),
         engine,
-        tuple(o.state or {} for o in outcomes),
+        states,
     )
 
 
