@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import math
+import re
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -515,7 +516,7 @@ def test_no_steps_leave_the_weights_and_one_record(engine):
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "the loss must be one number"),
         ({"model": nn.Linear(6, 3).double().requires_grad_(False)}, "does not depend on any trainable parameter"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value))[:40],
 )
 def test_mistakes_are_told_in_a_sentence(change, words):
     s = sample("mlp")

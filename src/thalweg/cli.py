@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -151,25 +150,11 @@ def _settings(arguments: list[str]) -> dict[str, Any]:
     return parse_settings(";".join(pairs), " ".join(arguments))
 
 
-def seconds(text: str | None) -> float | None:
-    """A duration: 90, 90s, 10m, 1.5h.
-
-    >>> seconds("10m"), seconds("1.5h"), seconds(None)
-    (600.0, 5400.0, None)
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if not match:
-        raise UserError(f"--time {text} is not a duration; write 90s, 10m or 1h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
 def _study(
     kind: str, problem: str, settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...], out: str | None,
     time_text: str | None, dry_run: bool, quiet: bool, as_json: bool, first: tuple[str, ...] = (), **asked: Any,
 ) -> None:  # fmt: skip
-    limit = seconds(time_text)
+    limit = terminal.seconds(time_text)
     from thalweg.study import study as studies
     from thalweg.study.prepare import prepare
 
@@ -178,7 +163,7 @@ def _study(
     chosen: Any = list(schedule) if len(schedule) > 1 else (schedule[0] if schedule else None)
     bench = prepare(problem, list(optimizers) or None, kind=kind, first=first, settings=settings, schedule=chosen, **asked)
     if dry_run:
-        _estimate(studies.estimate(bench), as_json)
+        terminal.estimate(studies.estimate(bench), as_json)
         return
     folder = Path(out or f"outputs/{bench.name}")
     command = "thalweg " + shlex.join(sys.argv[1:])
@@ -188,7 +173,7 @@ def _study(
     except KeyboardInterrupt:
         _interrupted(folder)
         raise
-    _present(study, as_json)
+    terminal.present(study, as_json)
 
 
 def _interrupted(folder: Path) -> None:
@@ -203,41 +188,6 @@ def _interrupted(folder: Path) -> None:
         pass
 
 
-def _estimate(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(jsonlib.dumps(found))
-        return
-    runs = ", ".join(f"{count} {phase}" for phase, count in found["runs"].items())
-    engines = ", ".join(f"{engine} ({phase})" for phase, engine in found["engine"].items())
-    click.echo(f"runs: {runs}; each {found['steps']} steps of {found['batch_size']} rows")
-    click.echo(f"engine: {engines}, on {found['device']}")
-    click.echo(f"memory: about {found['memory_bytes'] / 2**20:.0f} MiB beside the data")
-    took = "not measured, since the engine was named" if found["seconds"] is None else f"about {found['seconds']:.0f} s"
-    click.echo(f"time: {took}")
-
-
-def _present(study: Any, as_json: bool, report: bool = True) -> None:
-    """The verdict on standard output, and where the report is."""
-    results = study.results()
-    page = study.report() if report else None
-    verdict = study.verdict
-    if as_json:
-        click.echo(jsonlib.dumps(_plain(verdict, page)))
-        return
-    terminal.table(terminal.standings(verdict, ("training " if results.all_rows else "") + results.score))
-    terminal.say([verdict.headline, *verdict.sentences])
-    if page is not None:
-        click.echo(f"\nreport: {page}")
-
-
-def _plain(verdict: Any, page: Path | None) -> dict[str, Any]:
-    standings = jsonlib.loads(verdict.standings.drop(columns=["runs"], errors="ignore").to_json(orient="records"))
-    names = ("winner", "leader", "config", "mean", "half", "seeds", "headline", "sentences", "unfinished")
-    found = {name: getattr(verdict, name) for name in names}
-    found = {k: None if isinstance(v, float) and v != v else v for k, v in found.items()}
-    return {**found, "standings": standings, "report": None if page is None else str(page)}
-
-
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
@@ -249,7 +199,7 @@ def show(folder: Path, as_json: bool) -> None:
     """
     from thalweg.study.study import Study
 
-    _present(Study.open(folder), as_json, report=False)
+    terminal.present(Study.open(folder), as_json, report=False)
 
 
 @commands.command()

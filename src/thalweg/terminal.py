@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+import re
 import sys
 import time
 import traceback
@@ -12,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from thalweg.errors import UserError
+
 if TYPE_CHECKING:
     from thalweg.study.judge import Verdict
-    from thalweg.study.study import Status
+    from thalweg.study.progress import Status
 
 
 class Progress:
@@ -118,6 +122,56 @@ def say(sentences: Iterable[str]) -> None:
     width = click.formatting.wrap_text
     for sentence in sentences:
         click.echo(width(sentence, 100) if sys.stdout.isatty() else sentence)
+
+
+def estimate(found: dict[str, Any], as_json: bool) -> None:
+    """What a dry run found."""
+    if as_json:
+        click.echo(jsonlib.dumps(found))
+        return
+    runs = ", ".join(f"{count} {phase}" for phase, count in found["runs"].items())
+    engines = ", ".join(f"{engine} ({phase})" for phase, engine in found["engine"].items())
+    click.echo(f"runs: {runs}; each {found['steps']} steps of {found['batch_size']} rows")
+    click.echo(f"engine: {engines}, on {found['device']}")
+    click.echo(f"memory: about {found['memory_bytes'] / 2**20:.0f} MiB beside the data")
+    took = "not measured, since the engine was named" if found["seconds"] is None else f"about {found['seconds']:.0f} s"
+    click.echo(f"time: {took}")
+
+
+def present(study: Any, as_json: bool, report: bool = True) -> None:
+    """The verdict on standard output, and where the report is."""
+    results = study.results()
+    page = study.report() if report else None
+    verdict = study.verdict
+    if as_json:
+        click.echo(jsonlib.dumps(_plain(verdict, page)))
+        return
+    table(standings(verdict, ("training " if results.all_rows else "") + results.score))
+    say([verdict.headline, *verdict.sentences])
+    if page is not None:
+        click.echo(f"\nreport: {page}")
+
+
+def _plain(verdict: Any, page: Path | None) -> dict[str, Any]:
+    standings = jsonlib.loads(verdict.standings.drop(columns=["runs"], errors="ignore").to_json(orient="records"))
+    names = ("winner", "leader", "config", "mean", "half", "seeds", "headline", "sentences", "unfinished")
+    found = {name: getattr(verdict, name) for name in names}
+    found = {k: None if isinstance(v, float) and v != v else v for k, v in found.items()}
+    return {**found, "standings": standings, "report": None if page is None else str(page)}
+
+
+def seconds(text: str | None) -> float | None:
+    """A duration: 90, 90s, 10m, 1.5h.
+
+    >>> seconds("10m"), seconds("1.5h"), seconds(None)
+    (600.0, 5400.0, None)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise UserError(f"--time {text} is not a duration; write 90s, 10m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def their_frames(error: BaseException) -> str:

@@ -53,15 +53,14 @@ class Domain:
             return value
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise UserError(f"{label} = {value!r} must be a number")
-        value = float(value)
-        if not math.isfinite(value):
-            raise UserError(f"{label} = {value!r} must be a finite number")
-        if self.kind == "int" and int(value) != value:
+        if self.kind == "float" or not isinstance(value, numbers.Integral):
+            value = float(value)
+        if self.kind == "int" and value % 1 != 0:  # also where value is nan or inf
             raise UserError(f"{label} = {value!r} must be a whole number")
         below = value <= self.low if self.open_low else value < self.low
         above = value >= self.high if self.open_high else value > self.high
-        if below or above:
-            raise UserError(f"{label} = {value:g} is outside {self.interval}")
+        if below or above or not math.isfinite(value):
+            raise UserError(f"{label} = {value!r} is outside {self.interval}")
         return int(value) if self.kind == "int" else value
 
     @property

@@ -39,3 +39,9 @@ def evaluate(problem: Problem, data: Batch, lanes: int, forward: Callable[[Batch
             values[metric.name].append(float(metric.function(lane, targets)))
         values["loss"].append(float(problem.loss(lane, targets)))
     return {name: np.array(column) for name, column in values.items()}
+
+
+def best_of(scores: np.ndarray, higher: bool, otherwise: float) -> float:
+    """The best finite score, or `otherwise` where there is none."""
+    finite = scores[np.isfinite(scores)]
+    return otherwise if not len(finite) else float(finite.max() if higher else finite.min())

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
-from thalweg.core.batches import step_seed
 from thalweg.core.problem import take, to
 from thalweg.engine import noise
 from thalweg.engine.bound import Bound, bind
-from thalweg.engine.evaluate import evaluate
+from thalweg.engine.evaluate import best_of, evaluate
 from thalweg.engine.work import (
     LIMIT,
     CannotFuse,
@@ -28,6 +27,7 @@ from thalweg.engine.work import (
     Progress,
     Stepper,
     Work,
+    cuda_devices,
     out_of_memory,
     probe,
     rates,
@@ -42,7 +42,7 @@ def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
     Where memory runs out, the fleet is halved and each half trained whole. Where lanes have several seeds and the model draws
     random numbers other than dropout's, each seed's lanes are a fleet of their own, so that they draw what their own loop would.
     """
-    with torch.random.fork_rng(devices=_cuda(work)):
+    with torch.random.fork_rng(devices=cuda_devices(work)):
         try:
             outcomes = _whole(work, progress)
             return _by_seed(work, progress) if outcomes is None else outcomes
@@ -53,14 +53,10 @@ def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
     return run(work.with_lanes(work.lanes[:half]), progress) + run(work.with_lanes(work.lanes[half:]), progress)
 
 
-def _cuda(work: Work) -> list[int]:
-    return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
-
-
 def _whole(work: Work, progress: Progress | None) -> list[Outcome] | None:
     """All lanes as one fleet; None where each seed needs a fleet of its own. Nothing of the fleet outlives this call."""
     fleet = _Fleet(work)
-    if fleet.other_noise and not fleet.one_batch:
+    if fleet.noise.other and not fleet.one_batch:
         return None
     return fleet.train(progress)
 
@@ -108,36 +104,13 @@ class _Fleet:
         self.varied = {n: self._column(c) for n, c in columns.items() if n not in self.shared}
         self.states = vmap(lambda x, h: self.bound.start(x, {**self.shared, **h}))(self.x, self.varied) if self.bound.states else {}
         self.states = tree_map(torch.clone, self.states)  # a start may be one tensor seen by all lanes
-        self.masks: dict[tuple[Any, ...], list[noise.Call]] = {}
-        first = take(self.data, next(stream(work, self.seeds[0])).to(self.device))
-        self.other_noise = self._list_noise(first)
+        self.noise = noise.Paired(self._alone, self.device, take(self.data, next(stream(work, self.seeds[0])).to(self.device)))
 
-    # --- random numbers
-
-    def _list_noise(self, batch: Any) -> bool:
-        """Note the dropout calls of a batch of this shape; say whether the forward draws other random numbers."""
+    def _alone(self, batch: Any) -> Tensor:
+        """The first lane's plain forward."""
         self.stepper.train()
         tensors = self._named(self.x[0], {n: b[0].clone() for n, b in self.buffers.items()})
-        calls, other = noise.list_calls(lambda: functional_call(self.stepper, tensors, (batch,)), self.device)
-        self.masks[_shapes(batch)] = calls
-        return other
-
-    def _draw(self, batch: Any, t: int) -> list[Tensor]:
-        lane = batch if self.one_batch else tree_map(lambda leaf: leaf[0], batch)
-        key = _shapes(lane)
-        if key not in self.masks:
-            self._list_noise(lane)
-        if self.other_noise:  # all lanes share a seed then: the forward itself draws, dropout too, as the loop's would
-            torch.manual_seed(step_seed(self.seeds[0], t))
-            return []
-        return noise.draw(self.masks[key], self.seeds, t) if self.masks[key] else []
-
-    def _agree(self, batch: Any, loss: Tensor) -> None:
-        """Noise drawn inside the forward must be what the loop draws; not every operation draws alike under vmap."""
-        torch.manual_seed(step_seed(self.seeds[0], 0))
-        alone = functional_call(self.stepper, self._named(self.x[0], {n: b[0].clone() for n, b in self.buffers.items()}), (batch,))
-        if not torch.allclose(alone.detach().reshape(()), loss[0], rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise CannotFuse("this model's random numbers come out otherwise in a fleet; engine solo or pool draws them as a loop would")
+        return functional_call(self.stepper, tensors, (batch,))
 
     # --- one lane's functions, vmapped
 
@@ -194,7 +167,7 @@ class _Fleet:
             return self.weights, None
         if name == "x0":
             return self.x0, 0
-        draws = {seed: normal(seed, t, self.x[0]) for seed in dict.fromkeys(self.seeds)}
+        draws = {seed: noise.normal(seed, t, self.x[0]) for seed in dict.fromkeys(self.seeds)}
         return (draws[self.seeds[0]], None) if len(draws) == 1 else (torch.stack([draws[s] for s in self.seeds]), 0)
 
     # --- training
@@ -215,13 +188,13 @@ class _Fleet:
             if t in work.evaluations:
                 values = self.evaluate(work.problem.valid)
                 log.evaluate(t, self.alive, values)
-                best = _best(values[work.problem.score], work.problem.higher_is_better, best)
+                best = best_of(values[work.problem.score], work.problem.higher_is_better, best)
             batch = self._batch(streams)
             last = t == work.steps
             with user_code("training this model as a fleet (engine solo or pool takes any model)", batch, CannotFuse):
-                g, loss, buffers = self._gradients(batch, self._draw(batch, t))
-            if t == 0 and self.other_noise:
-                self._agree(batch, loss)
+                g, loss, buffers = self._gradients(batch, self.noise.masks(self._first(batch), self.seeds, t))
+            if t == 0 and self.noise.other and not self.noise.check(self._first(batch), self.seeds[0], loss[0]):
+                raise CannotFuse("this model's random numbers differ in a fleet; engine solo or pool draws them as a loop would")
             g = torch.zeros_like(self.x) if g is None else g
             norm = torch.linalg.vector_norm(g, dim=1)
             if t == 0:
@@ -287,6 +260,10 @@ class _Fleet:
             return take(self.data, drawn[self.seeds[0]].to(self.device))
         return take(self.data, torch.stack([drawn[seed] for seed in self.seeds]).to(self.device))  # (K, batch, ...)
 
+    def _first(self, batch: Any) -> Any:
+        """The first lane's part of a batch."""
+        return batch if self.one_batch else tree_map(lambda leaf: leaf[0], batch)
+
     def _compact(self, keep: Tensor) -> None:
         """Take the dead lanes out of every matrix."""
         rest = keep.tolist()
@@ -321,18 +298,3 @@ class _Fleet:
         with torch.no_grad(), user_code("evaluating this model as a fleet (engine solo or pool takes any model)", None, CannotFuse):
             answers = self._answers()
             return evaluate(self.work.problem, to(data, self.device), len(self.lanes), forward)
-
-
-def _best(scores: np.ndarray, higher: bool, otherwise: float) -> float:
-    finite = scores[np.isfinite(scores)]
-    return otherwise if not len(finite) else float(finite.max() if higher else finite.min())
-
-
-def normal(seed: int, t: int, like: Tensor) -> Tensor:
-    """The standard normal numbers that a rule asks for at step t, in the shape of `like`."""
-    generator = torch.Generator(device=like.device).manual_seed(step_seed(seed, t))
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
-
-
-def _shapes(batch: Any) -> tuple[Any, ...]:
-    return tuple(leaf.shape for leaf in tree_flatten(batch)[0])

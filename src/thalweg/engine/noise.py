@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
 
 from thalweg.core.batches import step_seed
 
@@ -60,8 +61,46 @@ class Replay(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def list_calls(forward: Callable[[], Any], device: torch.device) -> tuple[list[Call], bool]:
-    """The dropout calls of a forward, and whether it draws any other random numbers."""
+class Paired:
+    """The noise of a fleet's forwards.
+
+    forward(batch): one lane's plain forward. other: whether it draws random numbers besides dropout's; such a fleet must share
+    one seed, and the forward draws for itself.
+    """
+
+    def __init__(self, forward: Callable[[Any], Any], device: torch.device, batch: Any) -> None:
+        self.forward, self.device = forward, device
+        self.calls: dict[tuple[Any, ...], list[Call]] = {}
+        self.other = self._note(batch)
+
+    def _note(self, batch: Any) -> bool:
+        """List the dropout calls of a forward of this batch's shape; say whether it draws other random numbers."""
+        calls, other = _list(lambda: self.forward(batch), self.device)
+        self.calls[_shapes(batch)] = calls
+        return other
+
+    def masks(self, batch: Any, seeds: Sequence[int], t: int) -> list[Tensor]:
+        """What the dropout calls of step t multiply with; `batch` is one lane's."""
+        if self.other:  # the forward draws, dropout too, as the loop's would
+            torch.manual_seed(step_seed(seeds[0], t))
+            return []
+        if _shapes(batch) not in self.calls:
+            self._note(batch)
+        calls = self.calls[_shapes(batch)]
+        return _draw(calls, seeds, t) if calls else []
+
+    def check(self, batch: Any, seed: int, loss: Tensor) -> bool:
+        """Whether a first loss agrees with the plain forward's: not every operation draws alike under vmap."""
+        torch.manual_seed(step_seed(seed, 0))
+        alone = self.forward(batch).detach().reshape(())
+        return torch.allclose(alone, loss, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def _shapes(batch: Any) -> tuple[Any, ...]:
+    return tuple(leaf.shape for leaf in tree_flatten(batch)[0])
+
+
+def _list(forward: Callable[[], Any], device: torch.device) -> tuple[list[Call], bool]:
     with torch.random.fork_rng(), _List() as mode, torch.no_grad():
         torch.manual_seed(0)
         forward()
@@ -79,7 +118,7 @@ def _mask(f: Callable, shape: torch.Size, stride: tuple[int, ...], dtype: torch.
     return f(torch.empty_strided(shape, stride, dtype=dtype, device=device).fill_(1.0), p, True)
 
 
-def draw(calls: Sequence[Call], seeds: Sequence[int], t: int) -> list[Tensor]:
+def _draw(calls: Sequence[Call], seeds: Sequence[int], t: int) -> list[Tensor]:
     """The masks of step t: (lanes, ...) each, or without the lane dimension when all lanes share a seed."""
     drawn: dict[int, list[Tensor]] = {}
     for seed in dict.fromkeys(seeds):
@@ -88,3 +127,9 @@ def draw(calls: Sequence[Call], seeds: Sequence[int], t: int) -> list[Tensor]:
     if len(drawn) == 1:
         return next(iter(drawn.values()))
     return [torch.stack([drawn[seed][i] for seed in seeds]) for i in range(len(calls))]
+
+
+def normal(seed: int, t: int, like: Tensor) -> Tensor:
+    """The standard normal numbers that a rule asks for at step t, in the shape of `like`."""
+    generator = torch.Generator(device=like.device).manual_seed(step_seed(seed, t))
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

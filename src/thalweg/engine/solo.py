@@ -14,14 +14,13 @@ from thalweg.core.batches import step_seed
 from thalweg.core.problem import take, to
 from thalweg.engine.bound import bind
 from thalweg.engine.evaluate import evaluate
-from thalweg.engine.fleet import normal
-from thalweg.engine.work import LIMIT, Lane, Log, Outcome, Progress, Stepper, Work, probe, rates, stream, user_code
+from thalweg.engine.noise import normal
+from thalweg.engine.work import LIMIT, Lane, Log, Outcome, Progress, Stepper, Work, cuda_devices, probe, rates, stream, user_code
 
 
 def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
     """Train the lanes of the work one after the other; one outcome a lane, in order."""
-    devices = [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=cuda_devices(work)):
         return [_train(work.with_lanes([lane]), lane, progress) for lane in work.lanes]
 
 

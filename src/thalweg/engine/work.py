@@ -183,6 +183,11 @@ def probe(work: Work, module: nn.Module) -> Layout:
     return Layout(tuple(n for n, _ in reached), tuple(p.shape for _, p in reached), kinds.pop())
 
 
+def cuda_devices(work: Work) -> list[int]:
+    """The devices whose random state a run uses."""
+    return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
+
+
 class CannotFuse(UserError):
     """The model or the rule runs by itself but not under `vmap`: it needs the solo or pool engine."""
 

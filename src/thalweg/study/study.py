@@ -6,7 +6,7 @@ import contextlib
 import json
 import time as clock
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,9 @@ from thalweg.study import plan
 from thalweg.study.judge import Verdict, judge
 from thalweg.study.judge import choose as choose_config
 from thalweg.study.prepare import Bench, prepare
+from thalweg.study.progress import View, Watch
 from thalweg.study.results import Results
 from thalweg.study.store import Store, flat, open_folder
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a study is: for whoever watches it."""
-
-    phase: str
-    done: int
-    total: int
-    optimizer: str
-    step: int
-    steps: int
-    alive: int
-    diverged: int
-    best: str
-
-
-Watch = Callable[[Status], None]
 
 
 class Study:
@@ -247,7 +230,8 @@ def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | No
     done = study.store.finished()
     left = [group for group in groups if not {job.id for job in group.jobs} <= done]
     workers = choice.workers
-    view = _View(study, bench, phase, len(jobs), watch)
+    table = study.store.table([bench.problem.score])
+    view = View(bench.problem, bench.spec.steps, phase, len(jobs), table, watch)
     train: Any = partial(train_group, progress=view.step, begin=view.begin) if workers == 1 else train_group
     trained = local.map(train, left, shared=(bench, choice), workers=workers)
     with choose.threads_of(choice.threads), contextlib.closing(_timed(trained, end)) as ends:
@@ -288,48 +272,3 @@ def train_group(
     else:
         outcomes = solo.run(work, progress)
     return outcomes, used, clock.perf_counter() - began
-
-
-class _View:
-    """Keeps count for whoever watches."""
-
-    def __init__(self, study: Study, bench: Bench, phase: str, total: int, watch: Watch | None) -> None:
-        self.bench, self.phase, self.total, self.watch = bench, phase, total, watch
-        table = study.store.table([bench.problem.score])
-        own = table[table["phase"] == phase]
-        self.done, self.diverged = len(own), int((own["status"] == "diverged").sum())
-        self.best: Any = None  # (score, label) once there is one
-        self.optimizer, self.lanes = "", 0
-        score = own[f"valid_{bench.problem.score}"]
-        for label, value in zip(own["optimizer"], score, strict=True):
-            self._better(value, label)
-
-    def _better(self, value: float, label: str) -> None:
-        sign = 1 if self.bench.problem.higher_is_better else -1
-        if value == value and (self.best is None or sign * value > sign * self.best[0]):
-            self.best = (value, label)
-
-    def begin(self, group: plan.Group) -> None:
-        self.optimizer, self.lanes = group.jobs[0].optimizer, len(group.jobs)
-        self._show(0, self.lanes)
-
-    def step(self, t: int, alive: int, best: float) -> None:
-        self._better(best, self.optimizer)
-        self._show(t, alive)
-
-    def end(self, group: plan.Group, outcomes: Sequence[Outcome]) -> None:
-        self.optimizer, self.lanes = group.jobs[0].optimizer, 0
-        self.done += len(group.jobs)
-        self.diverged += sum(outcome.diverged_at >= 0 for outcome in outcomes)
-        for outcome in outcomes:
-            values = outcome.curve.valid.get(self.bench.problem.score)
-            if values is not None and len(values) and outcome.diverged_at < 0:
-                self._better(float(values[-1]), self.optimizer)
-        self._show(self.bench.spec.steps, 0)
-
-    def _show(self, step: int, alive: int) -> None:
-        if self.watch is not None:
-            gone = self.diverged + max(0, self.lanes - alive if self.lanes else 0)
-            name = self.bench.problem.score
-            best = "" if self.best is None else f"{self.best[1]} {name} {self.best[0]:.4g}"
-            self.watch(Status(self.phase, self.done, self.total, self.optimizer, step, self.bench.spec.steps, alive, gone, best))

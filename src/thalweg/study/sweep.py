@@ -137,9 +137,11 @@ def sweep(
         raise UserError(f"configs must be a list of configurations, such as [{{'lr': 1e-3}}, {{'lr': 1e-2}}], not {configs!r}")
     if not configs:
         raise UserError("configs is empty: give at least one, such as [{'lr': 1e-3}]")
-    for name, value, least in (("steps", steps, 0), ("every", every, 1), ("batch_size", batch_size, 1)):
-        if not isinstance(value, numbers.Integral) or value < least:
-            raise UserError(f"{name} = {value!r} must be a whole number, {least} or more")
+    for name, value in (("steps", steps), ("every", every), ("batch_size", batch_size)):
+        if not isinstance(value, numbers.Integral):
+            raise UserError(f"{name} = {value!r} must be a whole number")
+    if steps < 0 or every < 1:
+        raise UserError(f"steps = {steps} must be at least 0 and every = {every} at least 1")
     if data is None:
         raise UserError("data is missing: give a pair of tensors (X, y), a dict of tensors or a Dataset")
     problem = Problem(lambda: copy.deepcopy(model), loss, train=tensors(data), step=step)
