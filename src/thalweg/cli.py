@@ -47,8 +47,8 @@ def main() -> None:
         click.echo("interrupted; nothing that was finished is lost", err=True)
         code = 130
     except UserError as error:
-        if isinstance(error, UserCodeError) and error.__cause__ is not None:
-            click.echo(terminal.their_frames(error), err=True)
+        if isinstance(error, UserCodeError):
+            click.echo(error.frames, err=True)
         click.echo(f"thalweg: {error}", err=True)
         code = 2
     except ThalwegError as error:
@@ -129,25 +129,29 @@ def sweep(ctx: click.Context, problem: str, **given: Any) -> None:
     thalweg sweep breast-cancer-logistic -o sgd --lr 0.001,0.1,30 --full-batch
     thalweg sweep digits-mlp -o adam --lr 1e-5..1*32 --beta1 0.9,0.99
     """
-    _study("sweep", problem, _settings(ctx.args), **given)
+    named, settings = _settings([problem, *ctx.args])
+    _study("sweep", named, settings, **given)
 
 
-def _settings(arguments: list[str]) -> dict[str, Any]:
-    """`--lr 0.1,1 --momentum=0.9` as settings of the optimizers."""
+def _settings(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """`digits-mlp --lr 0.1,1 --momentum=0.9` as the problem and settings of the optimizers."""
     from thalweg.study.spec import parse_settings
 
-    pairs, rest = [], list(arguments)
+    pairs, rest, problems = [], list(arguments), []
     while rest:
         head = rest.pop(0)
         if not head.startswith("--"):
-            raise UserError(f"'{head}' is out of place; hyperparameters are written --name value")
+            problems.append(head)
+            continue
         name, equals, value = head[2:].partition("=")
         if not equals:
             if not rest:
                 raise UserError(f"--{name} needs a value, such as --{name} 0.1,1")
             value = rest.pop(0)
         pairs.append(f"{name.replace('-', '_')}={value}")
-    return parse_settings(";".join(pairs), " ".join(arguments))
+    if len(problems) != 1:
+        raise UserError(f"name one problem, not {', '.join(problems) or 'none'}; hyperparameters are written --name value")
+    return problems[0], parse_settings(";".join(pairs), " ".join(arguments))
 
 
 def _study(
@@ -158,8 +162,6 @@ def _study(
     from thalweg.study import study as studies
     from thalweg.study.prepare import prepare
 
-    if kind == "sweep" and asked.get("seeds") is None:
-        asked["seeds"] = 1
     chosen: Any = list(schedule) if len(schedule) > 1 else (schedule[0] if schedule else None)
     bench = prepare(problem, list(optimizers) or None, kind=kind, first=first, settings=settings, schedule=chosen, **asked)
     if dry_run:

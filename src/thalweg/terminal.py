@@ -6,10 +6,8 @@ import json as jsonlib
 import re
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -172,22 +170,3 @@ def seconds(text: str | None) -> float | None:
     if not match:
         raise UserError(f"--time {text} is not a duration; write 90s, 10m or 1h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def their_frames(error: BaseException) -> str:
-    """The user's own part of a traceback: the frames outside thalweg and the packages under it."""
-    ours = str(Path(__file__).resolve().parent)
-    cause = error.__cause__ or error
-    text = traceback.TracebackException(type(cause), cause, _without(cause.__traceback__, ours), compact=True)
-    return "".join(text.format(chain=False)).rstrip()
-
-
-def _without(trace: TracebackType | None, ours: str) -> TracebackType | None:
-    """A traceback without the frames of our files, the import system's and torch's."""
-    if trace is None:
-        return None
-    rest = _without(trace.tb_next, ours)
-    name = trace.tb_frame.f_code.co_filename
-    if name.startswith((ours, "<frozen")) or "/torch/" in name or "/joblib/" in name:
-        return rest
-    return TracebackType(rest, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)

@@ -105,7 +105,7 @@ class Domain:
             return 1 - math.exp(math.log(1 - a) + u * (math.log(1 - b) - math.log(1 - a)))
         return a + u * (b - a)
 
-    def within(self, low: float, high: float, label: str, scale: Literal["log", "linear"] | None = None) -> Domain:
+    def within(self, low: float, high: float, label: str, scale: Literal["log", "linear", "complement"] | None = None) -> Domain:
         """The same domain searched over another range; an empty, negative or unbounded range is an error."""
         if self.structural:
             raise UserError(f"{label} takes a list of values, not a range: it is a {self.kind}")
@@ -114,7 +114,7 @@ class Domain:
         how = scale or ("log" if self.scale == "log" else "linear")
         if not low < high:
             raise UserError(f"the range of {label} is empty: {low:g}..{high:g}; give the smaller end first")
-        if math.isinf(high) or (how == "log" and low <= 0):
+        if math.isinf(high) or (how == "log" and low <= 0) or (how == "complement" and high >= 1):
             raise UserError(f"the range of {label}, {low:g}..{high:g}, must be positive and finite to be searched in logarithm")
         return replace(self, search=(float(low), float(high)), scale=how, tuned=True)
 

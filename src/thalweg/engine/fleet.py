@@ -153,7 +153,7 @@ class _Fleet:
             return self.bound.step(x, g, states, {**self.shared, **hypers}, {**constant, **tensors})
 
         in_dims = (0, 0, 0, 0, {n: dims[n] for n in tensors})
-        what = f"stepping {self.bound.rule.name} as a fleet (engine solo or pool takes any rule)"
+        what = f"stepping {self.bound.rule.name} as a fleet failed (engine solo or pool takes any rule)"
         with torch.no_grad(), user_code(what, None, CannotFuse):
             return vmap(one, in_dims=in_dims)(self.x, g, self.states, hypers, tensors)
 
@@ -191,7 +191,7 @@ class _Fleet:
                 best = best_of(values[work.problem.score], work.problem.higher_is_better, best)
             batch = self._batch(streams)
             last = t == work.steps
-            with user_code("training this model as a fleet (engine solo or pool takes any model)", batch, CannotFuse):
+            with user_code("training this model as a fleet failed (engine solo or pool takes any model)", batch, CannotFuse):
                 g, loss, buffers = self._gradients(batch, self.noise.masks(self._first(batch), self.seeds, t))
             if t == 0 and self.noise.other and not self.noise.check(self._first(batch), self.seeds[0], loss[0]):
                 raise CannotFuse("this model's random numbers differ in a fleet; engine solo or pool draws them as a loop would")
@@ -295,6 +295,6 @@ class _Fleet:
         def forward(batch: Any, predict: bool) -> Any:
             return vmap(lambda x, b: one(x, b, to(batch, self.device), predict), randomness="same")(answers, self.buffers)
 
-        with torch.no_grad(), user_code("evaluating this model as a fleet (engine solo or pool takes any model)", None, CannotFuse):
+        with torch.no_grad(), user_code("evaluating this model as a fleet failed (engine solo or pool takes any model)", None, CannotFuse):
             answers = self._answers()
             return evaluate(self.work.problem, to(data, self.device), len(self.lanes), forward)

@@ -44,7 +44,7 @@ def _train(work: Work, lane: Lane, progress: Progress | None) -> Outcome:
     def metrics(rows: Any) -> dict[str, np.ndarray]:
         show(layout, parameters, bound.readout(x, states))
         stepper.eval()
-        with torch.no_grad(), user_code("the evaluation of the model"):
+        with torch.no_grad(), user_code("the evaluation of the model failed"):
             values = evaluate(problem, to(rows, device), 1, lambda b, predict: tree_map(lambda y: y.unsqueeze(0), stepper(b, predict)))
         show(layout, parameters, x)
         return values
@@ -60,7 +60,7 @@ def _train(work: Work, lane: Lane, progress: Progress | None) -> Outcome:
         kept = {n: b.clone() for n, b in module.named_buffers()} if last else {}
         stepper.train()
         torch.manual_seed(step_seed(lane.seed, t))
-        with torch.enable_grad(), user_code("the model's training step", batch):
+        with torch.enable_grad(), user_code("the model's training step failed", batch):
             if bound.rule.gradient:
                 loss = stepper(batch).reshape(())
                 g = layout.join(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))

@@ -164,7 +164,7 @@ def probe(work: Work, module: nn.Module) -> Layout:
     batch = to(take(work.problem.train, index), work.device)
     candidates = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     saved = {n: b.clone() for n, b in module.named_buffers()}
-    with torch.random.fork_rng(), torch.enable_grad(), user_code("the model's training step", batch):
+    with torch.random.fork_rng(), torch.enable_grad(), user_code("the model's training step failed", batch):
         torch.manual_seed(0)
         loss = work.problem.lose(module.train(), batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -188,14 +188,14 @@ def cuda_devices(work: Work) -> list[int]:
     return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
 
 
-class CannotFuse(UserError):
+class CannotFuse(UserCodeError):
     """The model or the rule runs by itself but not under `vmap`: it needs the solo or pool engine."""
 
 
 class user_code:
     """A block in which the user's own code runs: what it raises becomes a UserCodeError with their traceback."""
 
-    def __init__(self, what: str, batch: Any = None, error: type[UserError] = UserCodeError) -> None:
+    def __init__(self, what: str, batch: Any = None, error: type[UserCodeError] = UserCodeError) -> None:
         self.what, self.batch, self.error = what, batch, error
 
     def __enter__(self) -> None:
@@ -207,7 +207,8 @@ class user_code:
             if self.batch is not None:
                 leaves = torch.utils._pytree.tree_flatten(self.batch)[0]
                 shapes = " on a batch of shapes " + ", ".join(str(tuple(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))
-            raise self.error(f"{self.what} failed{shapes}: {type(error).__name__}: {error}") from error
+            said = " ".join(str(error).split())
+            raise self.error(f"{self.what}{shapes}: {type(error).__name__}: {said}") from error
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -35,8 +35,9 @@ def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: An
         # items are pickled here, by value where needed: a script's own classes reach the workers too
         tasks = [(str(path), i, cloudpickle.dumps(item), os.getpid()) for i, item in enumerate(items)]
         pool = joblib.Parallel(
-            n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all"
-        )
+            n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all",
+            initializer=_settle, initargs=(os.getpid(),),
+        )  # fmt: skip
         try:
             yield from pool(joblib.delayed(_work)(*task) for task in tasks)
         except Exception as error:
@@ -50,8 +51,11 @@ def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: An
 
 def _work(path: str, position: int, item: bytes, parent: int) -> tuple[int, Any]:
     import cloudpickle
+    import torch
 
-    _settle(parent)
+    _settle(parent)  # joblib may have work done here, in the parent; then there is nothing to settle
+    if os.getpid() != parent:
+        torch.set_num_threads(1)
     function, shared = _load(path)
     return position, function(shared, cloudpickle.loads(item))
 
@@ -66,10 +70,9 @@ def _load(path: str) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _settle(parent: int) -> None:
-    """In a worker, once: one thread, and an end when the parent is gone."""
-    import torch
-
-    torch.set_num_threads(1)
+    """In a worker, once: an end when the parent is gone."""
+    if os.getpid() == parent:
+        return
 
     def watch() -> None:
         while os.getppid() == parent:

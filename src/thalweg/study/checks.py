@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from thalweg.core.problem import Batch, Problem, rows, take, tensors
 from thalweg.core.table import apart
-from thalweg.errors import UserCodeError, UserError
+from thalweg.engine.work import user_code
+from thalweg.errors import UserError
 
 TINY = 8  # rows of the batch on which model and loss are tried
 
@@ -136,24 +136,13 @@ def _finite(batch: Batch, name: str) -> None:
 
 
 def _model(problem: Problem) -> nn.Module:
-    with _user_code("the function model=... failed"):
+    with user_code("the function model=... failed"):
         model, other = problem.model(), problem.model()
     if not isinstance(model, nn.Module):
         raise UserError(f"model=... returned a {type(model).__name__}; it must return a torch.nn.Module")
     if model is other:
         raise UserError("model=... returns the same module each time; make a new one, so that every seed starts afresh")
     return model.eval()
-
-
-@contextmanager
-def _user_code(what: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise UserCodeError(f"{what}: {type(error).__name__}: {text}") from error
 
 
 def _shapes(batch: Any) -> str:
@@ -164,23 +153,23 @@ def _shapes(batch: Any) -> str:
 def _try(problem: Problem, model: nn.Module, batch: Batch, name: str) -> None:
     tiny = take(batch, torch.arange(min(TINY, rows(batch))))
     if problem.step is not None:
-        with _user_code(f"step failed on a {name} batch of shape {_shapes(tiny)}"):
+        with user_code(f"step failed on a {name} batch of shape {_shapes(tiny)}"):
             value = problem.step(model, tiny)
         _scalar(value, "step", name)
         return
     assert problem.loss is not None
     inputs, targets = tiny
-    with _user_code(f"the model failed on {name} inputs of shape {_shapes(inputs)}{_precision(model, inputs)}"):
+    with user_code(f"the model failed on {name} inputs of shape {_shapes(inputs)}{_precision(model, inputs)}"):
         output = model(inputs)
     if isinstance(output, Tensor) and isinstance(targets, Tensor) and targets.shape[0] > 0:
         _labels(problem, batch, output, name)
         _broadcast(problem.loss, output, targets)
     seen = f"output {_shapes(output)}, targets {_shapes(targets)}"
-    with _user_code(f"the loss failed on {name} inputs of shape {_shapes(inputs)}, {seen}"):
+    with user_code(f"the loss failed on {name} inputs of shape {_shapes(inputs)}, {seen}"):
         value = problem.loss(output, targets)
     _scalar(value, "loss", name)
     for metric in problem.metrics:
-        with _user_code(f"the metric {metric.name} failed on {seen}"):
+        with user_code(f"the metric {metric.name} failed on {seen}"):
             float(metric.function(output, targets))
 
 

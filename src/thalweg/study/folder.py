@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -25,10 +26,12 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is either the old one or the new one, never half."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}; choose another place, or make room") from None
 
 
@@ -70,9 +73,10 @@ def plain(spec: Spec) -> dict[str, Any]:
     return json.loads(spec.model_dump_json(exclude_none=True))
 
 
-def toml(spec: Spec, name: str) -> str:
+def toml(spec: Spec, name: str, data: str | None) -> str:
     """The text of study.toml, which `thalweg compare study.toml` reads back."""
-    return "# The study as resolved. `thalweg compare` on this file repeats it.\n" + tomli_w.dumps({"name": name, **plain(spec)})
+    found = {"name": name, **({"data": data} if data else {}), **plain(spec)}
+    return f"# The study as resolved. `thalweg {spec.kind}` on this file repeats it.\n" + tomli_w.dumps(found)
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -234,6 +234,6 @@ def fresh(problem: Problem, seed: int) -> torch.nn.Module:
     """A fresh module with the initial weights of a seed; torch's own random state is left as it was."""
     from thalweg.engine.work import user_code
 
-    with torch.random.fork_rng(devices=[]), user_code("making the model"):
+    with torch.random.fork_rng(devices=[]), user_code("making the model failed"):
         torch.manual_seed(seed)
         return problem.model()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
@@ -44,6 +46,7 @@ class Bench:
     wrappers: tuple[Wrapper, ...]
     device: str
     fingerprint: str
+    data: str | None = None
 
     def work(self, jobs: Sequence[plan.Job]) -> Work:
         """Jobs of one optimizer and structure as an engine takes them."""
@@ -77,20 +80,28 @@ def prepare(
     raw: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}
     check_keys(raw)
     if isinstance(problem, str) and problem.endswith(".toml"):
-        listed = read_toml(Path(problem))
-        check_keys(listed)
-        raw = {**listed, **raw}
+        written = read_toml(Path(problem))
+        check_keys(written)
+        raw = {**written, **raw}
         if "problem" not in raw:
             raise UserError(f"{problem} does not say which problem to solve; add a line such as problem = \"digits-mlp\"")
         problem = raw.pop("problem")
-        kind, data = raw.pop("kind", kind), data or raw.pop("data", None)
+        if not isinstance(problem, str):
+            raise UserError(f"problem = {problem!r} must be a name, such as \"digits-mlp\"")
+        _check_types(raw)
+        listed_data = raw.pop("data", None)
+        kind, data = raw.pop("kind", kind), data or listed_data
         first = [*first, *raw.pop("first", ())]
-        optimizers = optimizers or _from_toml(raw)
+        optimizers = _from_toml(raw) if optimizers is None else optimizers
+    _check_types(raw)
+    if kind == "sweep":
+        raw.setdefault("seeds", 1)
     wrappers = all_wrappers()
-    pairs = _competitors(optimizers or DEFAULT_OPTIMIZERS, dict(settings or {}), raw.pop("schedule", None), wrappers)
+    listed = DEFAULT_OPTIMIZERS if optimizers is None else optimizers
+    pairs = _competitors(listed, dict(settings or {}), raw.pop("schedule", None), wrappers)
     specs, rules = _with_first(pairs, first, wrappers)
     for one in specs:
-        _check_points(one, rules[one.label], wrappers, int(raw.get("budget", 16)), kind)
+        _check_points(one, rules[one.label], wrappers, raw.get("budget", 16), kind)
     options = {k: raw[k] for k in ("target", "model", "loss", "all_rows", "standardize") if k in raw}
     if isinstance(problem, Problem):
         if options:
@@ -105,14 +116,38 @@ def prepare(
         raise UserError(f"batch_size = {batch_size} must be between 1 and the {n} training rows of {found.name}")
     check(found)
     steps = _steps(raw, found, n, batch_size)
+    for one in specs:
+        _check_schedules(one, steps)
     # as often as 20 times, but validation should not cost more than about a quarter of the training (a step is three forwards)
     affordable = round(0.25 * 3 * steps * batch_size / rows(found.valid))
     spec = build(
         {"evaluations": max(3, min(20, affordable)), **raw}, specs, kind=kind,
         problem=problem if isinstance(problem, str) else found.name, steps=steps, batch_size=batch_size,
     )  # fmt: skip
+    source = [plan.rule_source(rule) for rule in rules.values()]
+    if spec.problem.partition(".py:")[1]:
+        source.append([Path(spec.problem.rpartition(":")[0]).read_text(encoding="utf-8")])
+    identity = plan.digest([plan.fingerprint(found, spec.seed), source])
     name = raw.get("name") or f"{found.name}{'-sweep' if kind == 'sweep' else ''}"
-    return Bench(name, spec, found, rules, wrappers, choose.device(spec.device), plan.fingerprint(found, spec.seed))
+    home = None if data is None else str(Path(data).resolve())
+    return Bench(name, spec, found, rules, wrappers, choose.device(spec.device), identity, home)
+
+
+WHOLE = ("budget", "seeds", "steps", "batch_size", "evaluations", "seed")
+
+
+def _check_types(raw: Mapping[str, Any]) -> None:
+    """What TOML and Python may hold in the wrong type."""
+    for key in WHOLE:
+        if key in raw and (isinstance(raw[key], bool) or not isinstance(raw[key], int)):
+            raise UserError(f"{key} = {raw[key]!r} must be a whole number")
+    epochs = raw.get("epochs", 1)
+    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not math.isfinite(epochs):
+        raise UserError(f"epochs = {epochs!r} must be a finite number")
+    for key in ("schedule", "first"):
+        items = raw.get(key, [])
+        if not isinstance(items, str) and not (isinstance(items, list | tuple) and all(isinstance(item, str) for item in items)):
+            raise UserError(f"{key} = {items!r} must be a text or a list of texts")
 
 
 def _steps(raw: dict[str, Any], problem: Problem, n: int, batch_size: int) -> int:
@@ -129,9 +164,10 @@ def _steps(raw: dict[str, Any], problem: Problem, n: int, batch_size: int) -> in
 def _from_toml(raw: dict[str, Any]) -> Any:
     """The competitors of a TOML file: a list of texts and tables, or tables by name."""
     listed, tables = raw.pop("optimizers", None), raw.pop("optimizer", None)
+    well = isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
+    if not (listed is None or isinstance(listed, list)) or not (tables is None or well):
+        raise UserError('optimizers must be a list such as ["sgd", "adam"], and [optimizer.NAME] a table')
     if listed is not None and tables is not None:
-        if not isinstance(listed, list) or not isinstance(tables, dict):
-            raise UserError('optimizers must be a list such as ["sgd", "adam"], and [optimizer.NAME] a table')
         return [*listed, *({"rule": name, **table} for name, table in tables.items())]
     return listed if listed is not None else tables
 
@@ -147,12 +183,8 @@ def _competitors(given: Any, settings: dict[str, Any], schedule: Any, wrappers: 
             name, own, rule = item.name, {}, item
         elif isinstance(item, Mapping):
             own = dict(item)
-            if {"label", "fixed"} <= set(own):  # as `study.toml` writes it
-                spec = OptimizerSpec(**own)
-                rule = find_rule(spec.rule)
-                taken.add(spec.label)
-                found.append((spec, rule))
-                continue
+            if "fixed" in own or "search" in own:  # as `study.toml` writes it
+                own = _unfold(own)
             name = own.pop("rule", None) or _missing_rule(own)
             rule = find_rule(name)
         else:
@@ -173,9 +205,20 @@ def _missing_rule(own: Mapping[str, Any]) -> str:
     raise UserError(f'the optimizer {dict(own)} does not say which rule it is; add rule = "adam"')
 
 
+def _unfold(table: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer as study.toml holds it, as settings."""
+    try:
+        spec = OptimizerSpec(**{"label": table.get("rule"), **table})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"the optimizer {table.get('label')}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+    search = {n: list(r.values) if r.values is not None else {r.scale: [r.low, r.high]} for n, r in spec.search.items()}
+    return {"rule": spec.rule, "label": spec.label, **spec.fixed, **search, **({"try": list(spec.first)} if spec.first else {})}
+
+
 def _label(name: str, own: Mapping[str, Any], taken: set[str]) -> str:
     """The rule's name; where that is taken, with its settings behind it."""
-    if name not in taken:
+    if name not in taken or not own:
         return name
     inside = ", ".join(f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in own.items() if k != "try")
     return f"{name}[{inside}]"
@@ -207,5 +250,10 @@ def _check_points(spec: OptimizerSpec, rule: Rule, wrappers: Sequence[Wrapper], 
         raise UserError(f"{spec.label}: {len(spec.first)} configurations to try first and the defaults exceed the budget of {budget}")
     for config in plan.grid(spec) if kind == "sweep" else plan.points(spec, rule, min(budget, 2 + len(spec.first)), 0):
         resolve(rule, {n: v for n, v in config.items() if n != "schedule"}, wrappers)
-        if "schedule" in config:
-            plan.make_schedule(config["schedule"], 1000)
+
+
+def _check_schedules(spec: OptimizerSpec, steps: int) -> None:
+    """Every schedule that may be drawn, over the steps of a run."""
+    listed = spec.search["schedule"].values or () if "schedule" in spec.search else ()
+    for text in {*listed, *(c["schedule"] for c in (spec.fixed, *spec.first) if "schedule" in c)}:
+        plan.make_schedule(text, steps)

@@ -78,7 +78,7 @@ class Spec(Model):
 
 KEYS = {
     "problem", "target", "model", "loss", "all_rows", "standardize", "optimizers", "optimizer", "schedule", "budget", "seeds", "steps",
-    "epochs", "batch_size", "full_batch", "evaluations", "seed", "engine", "device", "kind", "name", "data", "time", "first",
+    "epochs", "batch_size", "full_batch", "evaluations", "seed", "engine", "device", "kind", "name", "data", "first",
 }  # fmt: skip
 
 
@@ -121,7 +121,11 @@ def _value(parts: list[str], label: str) -> Any:
     if any(not part for part in parts):
         raise UserError(f"{label} has an empty value")
     if len(parts) == 1 and (many := re.fullmatch(r"([^.].*?)\.\.(.+)\*(\d+)", parts[0])):
-        return _spaced(float(many[1]), float(many[2]), int(many[3]), label)
+        try:
+            ends = float(many[1]), float(many[2])
+        except ValueError:
+            raise UserError(f"{label}: '{parts[0]}' is not a range; write low..high*count, such as 1e-4..1e-1*8") from None
+        return _spaced(*ends, int(many[3]), label)
     if len(parts) == 1 and ".." in parts[0]:
         low, _, high = parts[0].partition("..")
         try:
@@ -138,13 +142,13 @@ def _spaced(low: float, high: float, count: int, label: str) -> list[str]:
     return [f"{low * (high / low) ** (k / (count - 1)):.6g}" for k in range(count)]
 
 
-def parse_schedule(text: str) -> tuple[str, dict[str, float]]:
+def parse_schedule(text: Any) -> tuple[str, dict[str, float]]:
     """Read `name` or `name(key=value, ...)` and check the name.
 
     >>> parse_schedule("cosine(floor=0.1, warmup=50)")
     ('cosine', {'floor': 0.1, 'warmup': 50.0})
     """
-    match = re.fullmatch(r"\s*([\w.:/-]+)\s*(?:\((.*)\))?\s*", text)
+    match = re.fullmatch(r"\s*([\w.:/-]+)\s*(?:\((.*)\))?\s*", text if isinstance(text, str) else "")
     if not match:
         raise UserError(f"'{text}' is not a schedule; write a name, or name(key=value)")
     arguments = {}
@@ -211,11 +215,12 @@ def _set(key: str, value: Any, rule: Rule, hypers: Mapping[str, Hyper], fixed: d
     hyper = _known(key, rule, hypers)
     label = f"{rule.name}: {key}"
     if isinstance(value, Mapping):
-        kind = next(iter(value), "")
-        if len(value) != 1 or kind not in ("log", "linear") or not isinstance(value[kind], list | tuple) or len(value[kind]) != 2:
+        kind: Any = next(iter(value), "")
+        ends = value.get(kind)
+        if len(value) != 1 or kind not in ("log", "linear", "complement") or not isinstance(ends, list | tuple) or len(ends) != 2:
             raise UserError(f"{label} = {dict(value)} is not a range; write {{ log = [low, high] }} or {{ linear = [low, high] }}")
-        low, high = (_end(end, label) for end in value[kind])
-        domain = hyper.domain.within(low, high, label, "log" if kind == "log" else "linear")
+        low, high = (_end(end, label) for end in ends)
+        domain = hyper.domain.within(low, high, label, kind)
         assert domain.search is not None
         search[key] = Range(low=domain.search[0], high=domain.search[1], scale=domain.scale)
     elif isinstance(value, list | tuple):

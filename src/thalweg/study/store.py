@@ -5,10 +5,13 @@ A process that is killed leaves finished groups whole and nothing of the others.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from thalweg.engine.work import Curve, Outcome
 from thalweg.errors import UserError
 from thalweg.study.plan import Group, Job
 
-SCHEMA = 1
+SCHEMA = 2
 
 tables = sa.MetaData()
 meta = sa.Table("meta", tables, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.Text, nullable=False))
@@ -66,9 +69,10 @@ class Store:
         self.engine = sa.create_engine(url, **options)
         try:
             known = set(sa.inspect(self.engine).get_table_names())
-            if not known and create:
+            new = create and known <= set(tables.tables) and ("meta" not in known or self.get("schema") is None)
+            if new:  # or cut off while it was being made
                 tables.create_all(self.engine)
-                self.put("schema", SCHEMA)
+                self.put(schema=SCHEMA)
             elif "meta" not in known or self.get("schema") is None:
                 raise UserError(f"{self._place} is a database, but not of a thalweg study; choose another folder with --out")
         except sa.exc.DBAPIError as error:
@@ -82,17 +86,18 @@ class Store:
 
     @property
     def _place(self) -> str:
-        return self.url.removeprefix("sqlite:///")
+        return sa.make_url(self.url).database or self.url
 
     def close(self) -> None:
         self.engine.dispose()
 
     # --- what is known of the study as a whole
 
-    def put(self, key: str, value: Any) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(sa.delete(meta).where(meta.c.key == key))
-            connection.execute(sa.insert(meta).values(key=key, value=json.dumps(value)))
+    def put(self, **values: Any) -> None:
+        """Store all of these or, if this is interrupted, none."""
+        with _undisturbed(), self.engine.begin() as connection:
+            connection.execute(sa.delete(meta).where(meta.c.key.in_(values)))
+            connection.execute(sa.insert(meta), [{"key": key, "value": json.dumps(value)} for key, value in values.items()])
 
     def get(self, key: str, default: Any = None) -> Any:
         with self.engine.connect() as connection:
@@ -120,7 +125,7 @@ class Store:
             "id": group.id, "phase": group.jobs[0].phase, "engine": engine, "lanes": len(group.jobs), "seconds": seconds,
             "curves": _pack([outcome.curve for outcome in outcomes]),
         }  # fmt: skip
-        with self.engine.begin() as connection:
+        with _undisturbed(), self.engine.begin() as connection:
             connection.execute(sa.insert(groups).values(**head))
             connection.execute(sa.insert(runs), rows)
 
@@ -155,6 +160,22 @@ class Store:
         query = sa.select(groups.c.phase, sa.func.sum(groups.c.seconds)).group_by(groups.c.phase)
         with self.engine.connect() as connection:
             return {phase: float(total) for phase, total in connection.execute(query)}
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C back while a transaction is written, and let it through after."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *what: came.append(what))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
 
 
 def _number(value: Any) -> float:
@@ -200,7 +221,12 @@ def open_folder(folder: Path, create: bool = False) -> Store:
     path = folder / "study.db"
     if not create and not path.is_file():
         raise UserError(f"{folder} holds no study (there is no study.db in it); name the folder that compare or sweep wrote")
-    return Store(f"sqlite:///{path}", create)
+    return Store(address(path), create)
+
+
+def address(path: Path) -> str:
+    """The URL of a database file, whatever its name holds."""
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def flat(table: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from thalweg.study.judge import choose as choose_config
 from thalweg.study.prepare import Bench, prepare
 from thalweg.study.progress import View, Watch
 from thalweg.study.results import Results
-from thalweg.study.store import Store, flat, open_folder
+from thalweg.study.store import Store, address, flat, open_folder
 
 
 class Study:
@@ -46,10 +46,7 @@ class Study:
 
     def results(self) -> Results:
         """All that is stored, as plain values."""
-        facts = self.store.get("facts")
-        if facts is None:
-            raise UserError(f"{self.folder or 'this study'} has not been planned yet; run the command again")
-        table = self.store.table(facts["metrics"])
+        facts, table = self._facts(), self._runs()
         return Results(
             kind=facts["kind"], name=facts["name"], spec=self.store.get("spec"), plan=self.store.get("plan", {}),
             environment=self.store.get("environment", {}), command=facts["command"], score=facts["score"], higher=facts["higher"],
@@ -65,7 +62,16 @@ class Study:
 
     def table(self) -> pd.DataFrame:
         """A row a run, a column a hyperparameter; what `thalweg export` writes."""
-        return flat(self.store.table(self.store.get("facts")["metrics"]))
+        return flat(self._runs())
+
+    def _facts(self) -> dict[str, Any]:
+        facts = self.store.get("facts")
+        if facts is None:
+            raise UserError(f"{self.folder or 'this study'} was stopped before it was planned; run its command again")
+        return facts
+
+    def _runs(self) -> pd.DataFrame:
+        return self.store.table(self._facts()["metrics"])
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the offline HTML page and return where it is; by default `report.html` in the study's folder."""
@@ -116,8 +122,8 @@ def run(bench: Bench, out: str | Path | None = None, *, time: float | None = Non
     folder = None if out is None else Path(out)
     with contextlib.ExitStack() as stack:
         if folder is not None:
-            stack.enter_context(place.claim(folder))
-        store = Store(f"sqlite:///{folder / 'study.db'}" if folder else "sqlite://")
+            stack.callback(place.claim(folder).release)
+        store = Store(address(folder / "study.db") if folder else "sqlite://")
         try:
             study = Study(store, folder)
             _begin(study, bench, command)
@@ -176,7 +182,7 @@ def _begin(study: Study, bench: Bench, command: str) -> None:
             "choose another folder with --out, or repeat its command to go on with it"
         )
     if old is not None and store.get("fingerprint") != bench.fingerprint:
-        raise UserError(f"{study.folder} holds a study of other data, or of another model of that name; choose another folder with --out")
+        raise UserError(f"{study.folder} holds a study of other data, or of another model or rule of that name; choose another with --out")
     if store.get("plan") is None:
         # the plan is fixed before the first step and kept, so that what is cut off is repeated bit for bit
         choices = choose_engines(bench)
@@ -189,11 +195,10 @@ def _begin(study: Study, bench: Bench, command: str) -> None:
             "planned": planned(bench), "all_rows": problem.all_rows, "classes": _classes(problem),
         }  # fmt: skip
         environment = place.environment(bench.device)
-        for key, value in (("spec", spec), ("fingerprint", bench.fingerprint), ("facts", facts), ("environment", environment)):
-            store.put(key, value)
-        store.put("plan", {"device": bench.device, "phases": settings})
+        whole = {"device": bench.device, "phases": settings}
+        store.put(spec=spec, fingerprint=bench.fingerprint, facts=facts, environment=environment, plan=whole)
     if study.folder is not None:
-        place.write_whole(study.folder / "study.toml", place.toml(bench.spec, bench.name))
+        place.write_whole(study.folder / "study.toml", place.toml(bench.spec, bench.name, bench.data))
         place.write_whole(study.folder / "environment.json", json.dumps(store.get("environment"), indent=2) + "\n")
 
 
@@ -208,7 +213,7 @@ def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None)
     """Both phases, as far as the time goes."""
     end = clock.monotonic() + limit if limit is not None else None
     first = plan.tuning(bench.spec, bench.rules, bench.fingerprint)
-    if not _phase(study, bench, first, end, watch) or bench.spec.kind == "sweep":
+    if not _phase(study, bench, first, end, watch) or bench.spec.kind == "sweep" or (end is not None and clock.monotonic() > end):
         return
     table = study.store.table([*(m.name for m in bench.problem.metrics), "loss"])
     chosen: dict[str, tuple[int, Mapping[str, Any]]] = {}
@@ -217,7 +222,7 @@ def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None)
         if row is not None:  # None: every trial diverged
             chosen[spec.label] = (int(row["trial"]), row["config"])
     jobs = plan.finals(bench.spec, bench.rules, chosen, bench.fingerprint)
-    study.store.put("facts", {**study.store.get("facts"), "planned": {"tune": len(first), "final": len(jobs)}})
+    study.store.put(facts={**study.store.get("facts"), "planned": {"tune": len(first), "final": len(jobs)}})
     if jobs:
         _phase(study, bench, jobs, end, watch)
 

@@ -8,7 +8,6 @@ import gzip
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
+from thalweg.study.folder import write_whole
 from thalweg.study.judge import Verdict, judge, seeds_planned
 from thalweg.study.report.figures import figures
 from thalweg.study.report.traces import COLOURS, DASHES
@@ -28,17 +28,7 @@ from thalweg.study.words import amount, is_share, number, p_value, plural, proba
 def write(results: Results, path: str | os.PathLike[str]) -> Path:
     """Write the report to `path`, whole or not at all: under another name first, then renamed."""
     target = Path(path)
-    text = render(results)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)  # mkstemp's files are the owner's alone; a report is to be shown
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(target, render(results))
     return target
 
 
