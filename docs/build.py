@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import inspect
 import sys
@@ -16,7 +17,8 @@ from thalweg.core import catalogue
 from thalweg.core.rule import names_of
 
 HERE = Path(__file__).resolve().parent
-STYLE = "body{font:16px/1.6 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}pre{overflow-x:auto;background:#f4f4f4;padding:1rem}"
+STYLE = "body{font:16px/1.6 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
+STYLE += "pre{overflow-x:auto;background:#f4f4f4;padding:1rem}"
 STYLE += "table{border-collapse:collapse}td,th{border-bottom:1px solid #ccc;padding:.25rem .75rem;text-align:left}img{max-width:100%}"
 
 
@@ -36,18 +38,18 @@ def shelf_page(name: str) -> str:
         if hypers:
             parts.append("| takes | default | allowed | searched |\n|---|---|---|---|")
             for hyper in hypers.values():
-                search = f"{hyper.domain.search[0]:g} to {hyper.domain.search[1]:g}, {hyper.domain.scale}" if hyper.domain.search else ""
-                allowed = " or ".join(hyper.domain.choices) or (hyper.domain.kind if hyper.domain.kind == "flag" else hyper.domain.interval)
-                parts.append(f"| {hyper.name} | {hyper.default} | {allowed} | {search if hyper.domain.tuned else search and f'({search})'} |")
+                domain = hyper.domain
+                search = f"{domain.search[0]:g} to {domain.search[1]:g}, {domain.scale}" if domain.search else ""
+                search = search if domain.tuned or not search else f"when asked: {search}"
+                allowed = " or ".join(domain.choices) or (domain.kind if domain.kind == "flag" else domain.interval)
+                parts.append(f"| {hyper.name} | {hyper.default} | {allowed} | {search} |")
             parts.append("")
         if hasattr(entry, "states"):
             states = ", ".join(f"{n} ({', '.join(names_of(start))})" for n, start in entry.states.items()) or "none"
             parts.append(f"States: {states}.\n")
         function = getattr(entry, "function", entry)
-        try:
+        with contextlib.suppress(OSError, TypeError):
             parts.append(f"```python\n{inspect.getsource(inspect.unwrap(function))}```\n")
-        except (OSError, TypeError):
-            pass
     return "\n".join(parts)
 
 

@@ -75,7 +75,7 @@ def test_shelves_import_core_and_libraries_only(path):
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_files_fit_in_one_sitting(path):
     lines = len((SOURCE / path).read_text(encoding="utf-8").splitlines())
-    assert lines < LONGEST, f"{path} has {lines} lines"
+    assert lines <= LONGEST, f"{path} has {lines} lines"
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

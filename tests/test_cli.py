@@ -317,7 +317,7 @@ def test_a_sweep_is_repeated_from_its_toml(thalweg: Thalweg) -> None:
     [
         (["-o", "sgd", "--momentun", "0.9"], "sgd has no 'momentun'; did you mean 'momentum'?"),
         (["-o", "sgd", "--lr"], "--lr needs a value"),
-        (["-o", "sgd", "0.1"], "'0.1' is out of place"),
+        (["-o", "sgd", "0.1"], "name one problem, not diabetes-linear, 0.1"),
         (["-o", "sgd", "--lr", "-1"], "lr = -1 is outside [0, inf)"),
         (["-o", "sgd", "--lr", ""], "has an empty value"),
         (["-o", "sgd", "--lr", "fast"], "lr = 'fast' must be a number"),

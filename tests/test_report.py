@@ -15,6 +15,7 @@ import pytest
 
 import chromium
 from study_samples import finals, results, run, study
+from thalweg import UserError
 from thalweg.study.judge import judge
 from thalweg.study.report import render, write
 from thalweg.study.report.figures import course, figures
@@ -123,7 +124,7 @@ def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert before.startswith("<!doctype html>")
     assert before.rstrip().endswith("</html>")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(UserError, match="cannot be written"):
         write(finals({"adam": [0.5, 0.51]}), path)
     assert path.read_text(encoding="utf-8") == before
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]

@@ -179,7 +179,7 @@ def test_values_outside_a_domain_are_refused(name):
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "yogi"])
 def test_a_decay_of_one_is_refused(name):
-    with pytest.raises(tw.UserError, match=rf"{name}: beta1 = 1.0 is outside \[0, 1\)"):
+    with pytest.raises(tw.UserError, match=rf"{name}: beta1 = 1 is outside \[0, 1\)"):
         RULES[name].check({"beta1": 1.0})
 
 
@@ -328,7 +328,7 @@ def keywords(x, g, *, lr: Rate = 0.1, **more):
         (no_point, r"no_point: a rule's first two parameters are x"),
         (no_rate, "no_rate: a rule that uses the gradient needs a learning rate"),
         (no_domain, "no_domain: the hyperparameter 'lr' needs a domain as its annotation"),
-        (wrong_default, r"wrong_default: default lr = -1.0 is outside \[0, inf\)"),
+        (wrong_default, r"wrong_default: default lr = -1 is outside \[0, inf\)"),
         (unknown_request, "no request of unknown_request is called 'noize'; did you mean 'noise'"),
         (no_start, "no_start: the state 'm' needs a start as its default, such as zeros"),
         (constant_start, "constant_start: the state 'm' needs a start as its default, such as zeros"),
@@ -502,11 +502,11 @@ def test_a_narrower_range_is_searched_where_it_says(low, ratio, u):
     [
         (Rate, 1e-1, 1e-3, None, "the range of lr is empty: 0.1..0.001"),
         (Rate, 0.1, 0.1, None, "the range of lr is empty"),
-        (Rate, -1.0, 1.0, None, r"lr, lower end of its range, = -1.0 is outside \[0, inf\)"),
+        (Rate, -1.0, 1.0, None, r"lr, lower end of its range, = -1 is outside \[0, inf\)"),
         (Rate, 0.0, 1.0, None, "must be positive"),
         (Rate, 1e-3, math.inf, None, "lr"),
         (Rate, math.nan, 1.0, None, "lr, lower end"),
-        (Decay, 0.5, 1.0, None, r"upper end of its range, = 1.0 is outside \[0, 1\)"),
+        (Decay, 0.5, 1.0, None, r"upper end of its range, = 1 is outside \[0, 1\)"),
         (Decay, 0.0, 0.9, "log", "must be positive"),
         (Flag, 0.0, 1.0, None, "takes a list of values"),
         (Count, 0.0, 1.0, None, "takes a list of values"),

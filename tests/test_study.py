@@ -270,7 +270,7 @@ SPECS = [
 def test_study_toml_is_read_back_as_the_same_spec(optimizers: Any, asked: dict[str, Any], tmp_path: Path) -> None:
     bench = prepare("diabetes-linear", optimizers, **asked)
     path = tmp_path / "study.toml"
-    path.write_text(place.toml(bench.spec, bench.name))
+    path.write_text(place.toml(bench.spec, bench.name, None))
     again = prepare(str(path))
     assert again.spec == bench.spec
     assert again.name == bench.name
@@ -462,7 +462,7 @@ def test_one_rule_that_cannot_be_vmapped_leaves_the_others_in_their_fleet(monkey
 
 
 def test_a_rule_that_cannot_be_vmapped_is_refused_where_the_fleet_was_asked_for() -> None:
-    with pytest.raises(UserError, match=r"stepping stubborn as a fleet \(engine solo or pool takes any rule\)"):
+    with pytest.raises(UserError, match=r"stepping stubborn as a fleet failed \(engine solo or pool takes any rule\)"):
         tiny([stubborn], engine="fleet")
 
 
@@ -558,8 +558,8 @@ def test_text_that_is_no_optimizer_is_refused(text: str, message: str) -> None:
         ("adam[lr=0.1..0.1]", "is empty"),
         ("adam[lr=-1..1]", r"lower end of its range, = -1 is outside \[0, inf\)"),
         ("adam[lr=0..1]", "must be positive and finite"),
-        ("adam[lr=0.1..inf]", "must be a finite number"),
-        ("adam[lr=nan]", "must be a finite number"),
+        ("adam[lr=0.1..inf]", r"is outside \[0, inf\)"),
+        ("adam[lr=nan]", r"is outside \[0, inf\)"),
         ("adam[beta1=1]", r"beta1 = 1 is outside \[0, 1\)"),
         ("adam[correct=maybe]", "must be true or false"),
         ("adam[correct=0..1]", "takes a list of values, not a range"),
@@ -699,7 +699,7 @@ DAMAGES = [
     ("garbage", "cannot be opened as a study's database|is damaged"),
     ("truncated", "cannot be opened as a study's database|is damaged"),
     ("stranger", "is a database, but not of a thalweg study"),
-    ("version", r"another version of thalweg \(database version 99, this one reads 1\)"),
+    ("version", r"another version of thalweg \(database version 99, this one reads 2\)"),
 ]
 
 
@@ -725,7 +725,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ask", ["table", "results", "report"])
 def test_a_study_that_died_before_its_plan_has_nothing_to_show(ask: str, tmp_path: Path) -> None:
     Store(f"sqlite:///{tmp_path / 'study.db'}").close()
-    with pytest.raises(UserError, match="not been planned yet"):
+    with pytest.raises(UserError, match="stopped before it was planned"):
         getattr(tw.Study.open(tmp_path), ask)()
 
 

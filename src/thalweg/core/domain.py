@@ -60,7 +60,7 @@ class Domain:
         below = value <= self.low if self.open_low else value < self.low
         above = value >= self.high if self.open_high else value > self.high
         if below or above or not math.isfinite(value):
-            raise UserError(f"{label} = {value!r} is outside {self.interval}")
+            raise UserError(f"{label} = {value:.6g} is outside {self.interval}")
         return int(value) if self.kind == "int" else value
 
     @property

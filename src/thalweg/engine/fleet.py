@@ -35,6 +35,9 @@ from thalweg.engine.work import (
     user_code,
 )
 
+PATIENCE = {"cpu": 1}
+"""Every how many steps dead lanes are taken out. An accelerator is asked seldom, since asking waits; until then they are masked."""
+
 
 def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
     """Train all lanes of the work; one outcome a lane, in order.
@@ -56,9 +59,7 @@ def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
 def _whole(work: Work, progress: Progress | None) -> list[Outcome] | None:
     """All lanes as one fleet; None where each seed needs a fleet of its own. Nothing of the fleet outlives this call."""
     fleet = _Fleet(work)
-    if fleet.noise.other and not fleet.one_batch:
-        return None
-    return fleet.train(progress)
+    return None if fleet.noise.other and not fleet.one_batch else fleet.train(progress)
 
 
 def _by_seed(work: Work, progress: Progress | None) -> list[Outcome]:
@@ -97,8 +98,8 @@ class _Fleet:
         self.weights = self.layout.weights(self.device)
         self.x0 = self.x.clone() if "x0" in self.bound.requests else None
         self.numbers = torch.float32 if self.device.type == "mps" else torch.float64
-        columns = {n: [lane.config[n] for lane in self.lanes] for n in self.bound.data}
         self.scheduled = sorted({n for lane in self.lanes for n in lane.schedules})
+        columns = {n: [lane.config[n] for lane in self.lanes] for n in self.bound.data}
         # numbers that all lanes share stay Python floats: the same arithmetic, fewer operations
         self.shared = {n: c[0] for n, c in columns.items() if len(set(c)) == 1 and n not in self.scheduled}
         self.varied = {n: self._column(c) for n, c in columns.items() if n not in self.shared}
@@ -179,8 +180,7 @@ class _Fleet:
         ended: dict[int, dict[str, Tensor]] = {}
         streams = {seed: stream(work, seed) for seed in dict.fromkeys(self.seeds)}
         limit = torch.full((len(self.lanes),), float("nan"), device=self.device)
-        # an accelerator is asked for dead lanes seldom, since asking waits for it; until then they are masked
-        patience = 1 if self.device.type == "cpu" else 16
+        patience = PATIENCE.get(self.device.type, 16)
         ok = torch.ones(len(self.lanes), dtype=torch.bool, device=self.device)
         died = torch.full((len(self.lanes),), -1, device=self.device)
         best = float("nan")
@@ -204,46 +204,49 @@ class _Fleet:
             ok = ok & fine
             if last or work.recorded(t):
                 now = rates(self.lanes, ["lr"] if "lr" in self.bound.data else [], t).get("lr", [np.nan] * len(self.lanes))
-                shown = norm.cpu().numpy() if self.bound.rule.gradient and not last else np.nan
-                log.record(t, self.alive, loss.cpu().numpy(), shown, now)
+                shown = norm if self.bound.rule.gradient and not last else torch.full_like(norm, torch.nan)
+                self._record(log, t, (died < 0) | (died == t), loss, shown, now)
             if (last or t % patience == 0) and not bool(ok.all()):
                 keep = ok.nonzero().flatten()
                 dead = (~ok).nonzero().flatten()
                 if not work.recorded(t):
-                    log.record(t, [self.alive[k] for k in dead.tolist()], loss[dead].cpu().numpy(), norm[dead].cpu().numpy(), np.nan)
+                    self._record(log, t, died == t, loss, norm, [np.nan] * len(self.lanes))
                 for k in dead.tolist():
                     diverged[self.alive[k]] = int(died[k])
                     ended[self.alive[k]] = self._state(k)
                 ok, died, limit, loss, g = ok[keep], died[keep], limit[keep], loss[keep], g[keep]
                 buffers = {n: b[keep] for n, b in buffers.items()}
                 self._compact(keep)
-                if not self.alive:
-                    break
+            if not self.alive:
+                break
             if progress is not None and (last or work.recorded(t)):
                 progress(t, len(self.alive), best)
             if last:
                 break
-            hypers = self.varied
-            if self.scheduled:
-                now_rates = rates(self.lanes, self.scheduled, t)
-                hypers = {**hypers, **{n: self._column(column) for n, column in now_rates.items()}}
+            hypers = {**self.varied, **{n: self._column(column) for n, column in rates(self.lanes, self.scheduled, t).items()}}
             new_x, new_states = self._update(g, loss, t, hypers)
             if patience > 1:
                 new_x = torch.where(ok[:, None], new_x, self.x)
             self.x, self.states, self.buffers = new_x, new_states, buffers
         return self._outcomes(log, diverged, ended)
 
+    def _record(self, log: Log, t: int, which: Tensor, loss: Tensor, norm: Tensor, lr: Sequence[float]) -> None:
+        """Record some of the lanes: those alive, and those that die now; not those that are dead and masked."""
+        seen = which.nonzero().flatten().tolist()
+        losses, norms = loss.cpu().numpy()[seen], norm.cpu().numpy()[seen]
+        log.record(t, [self.alive[k] for k in seen], losses, norms, np.asarray(lr)[seen])
+
     def _outcomes(self, log: Log, diverged: np.ndarray, ended: dict[int, dict[str, Tensor]]) -> list[Outcome]:
         work = self.work
         test = self.evaluate(work.problem.test) if work.test and self.alive else {}
         at = {lane: k for k, lane in enumerate(self.alive)}
-        outcomes = []
-        for lane in range(len(work.lanes)):
-            state = ended.get(lane) or self._state(at[lane])
+
+        def outcome(lane: int) -> Outcome:
+            state = (ended.get(lane) or self._state(at[lane])) if work.keep_weights else None
             scores = {name: float(column[at[lane]]) for name, column in test.items()} if lane in at else {}
-            outcome = Outcome(log.curve(lane, int(diverged[lane])), int(diverged[lane]), state if work.keep_weights else None, scores)
-            outcomes.append(outcome)
-        return outcomes
+            return Outcome(log.curve(lane, int(diverged[lane])), int(diverged[lane]), state, scores)
+
+        return [outcome(lane) for lane in range(len(work.lanes))]
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.numbers, device=self.device)
@@ -274,12 +277,6 @@ class _Fleet:
         self.states = tree_map(lambda s: s[keep], self.states)
         self.varied = {n: v[keep] for n, v in self.varied.items()}
 
-    def _answers(self) -> Tensor:
-        """(K, N): what the rule answers in each lane."""
-        if self.bound.rule.reader is None:
-            return self.x
-        return vmap(self.bound.readout)(self.x, self.states)
-
     def _state(self, k: int) -> dict[str, Tensor]:
         states = tree_map(lambda s: s[k], self.states)
         parts = self.layout.split(self.bound.readout(self.x[k], states).clone())
@@ -289,12 +286,12 @@ class _Fleet:
         """Metrics of all lanes alive, in evaluation mode."""
         self.stepper.eval()
 
-        def one(flat: Tensor, buffers: Mapping[str, Tensor], batch: Any, predict: bool) -> Any:
-            return functional_call(self.stepper, self._named(flat, buffers), (batch, predict))
-
         def forward(batch: Any, predict: bool) -> Any:
-            return vmap(lambda x, b: one(x, b, to(batch, self.device), predict), randomness="same")(answers, self.buffers)
+            def one(flat: Tensor, buffers: Mapping[str, Tensor]) -> Any:
+                return functional_call(self.stepper, self._named(flat, buffers), (batch, predict))
+
+            return vmap(one, randomness="same")(answers, self.buffers)
 
         with torch.no_grad(), user_code("evaluating this model as a fleet failed (engine solo or pool takes any model)", None, CannotFuse):
-            answers = self._answers()
+            answers = self.x if self.bound.rule.reader is None else vmap(self.bound.readout)(self.x, self.states)
             return evaluate(self.work.problem, to(data, self.device), len(self.lanes), forward)

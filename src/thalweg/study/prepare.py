@@ -195,7 +195,12 @@ def _competitors(given: Any, settings: dict[str, Any], schedule: Any, wrappers: 
         if label in taken:
             raise UserError(f"two optimizers are called '{label}'; give one of them another label")
         taken.add(label)
-        found.append((optimizer_spec(name, merged, rule, wrappers, label), rule))
+        spec = optimizer_spec(name, merged, rule, wrappers, label)
+        same = (spec.rule, spec.fixed, spec.search)
+        twin = next((other.label for other, _ in found if (other.rule, other.fixed, other.search) == same), None)
+        if twin is not None:
+            raise UserError(f"'{label}' is the same as '{twin}'; name an optimizer once, or give it other settings")
+        found.append((spec, rule))
     if not found:
         raise UserError("there is no optimizer to compare; name at least one, such as -o adam")
     return found

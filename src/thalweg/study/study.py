@@ -213,8 +213,11 @@ def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None)
     """Both phases, as far as the time goes."""
     end = clock.monotonic() + limit if limit is not None else None
     first = plan.tuning(bench.spec, bench.rules, bench.fingerprint)
-    if not _phase(study, bench, first, end, watch) or bench.spec.kind == "sweep" or (end is not None and clock.monotonic() > end):
+    before = len(study.store.finished())
+    if not _phase(study, bench, first, end, watch) or bench.spec.kind == "sweep":
         return
+    if end is not None and clock.monotonic() > end and len(study.store.finished()) > before:
+        return  # every call makes headway, none begins a phase late
     table = study.store.table([*(m.name for m in bench.problem.metrics), "loss"])
     chosen: dict[str, tuple[int, Mapping[str, Any]]] = {}
     for spec in bench.spec.optimizers:
