@@ -41,7 +41,7 @@ def batches(
     shorter one. Raises UserError when batch_size is not in 1..n.
 
     >>> [b.tolist() for b in batches(5, 2, seed=0, epochs=1)]
-    [[2, 4], [0, 1], [3]]
+    [[2, 0], [1, 3], [4]]
     >>> len(list(batches(5, 2, steps=7)))
     7
     """
