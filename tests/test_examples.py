@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     ids=["own_model", "own_rule", "study"],
 )
 def test_an_example_runs(problem, optimizers, tmp_path):
-    few = {"epochs": 1} if problem.endswith(".toml") else {"steps": 20}
+    few = {"epochs": 2} if problem.endswith(".toml") else {"steps": 20}
     study = tw.compare(problem, optimizers, budget=3, seeds=2, engine="fleet", device="cpu", out=tmp_path, **few)
     results = study.results()
     assert len(results.runs) == sum(results.planned.values())

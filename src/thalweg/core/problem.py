@@ -131,6 +131,8 @@ def rows(batch: Batch) -> int:
 
 def take(batch: Batch, index: Tensor) -> Batch:
     """The rows at `index`, of any shape; new leading dimensions are those of the index."""
+    if isinstance(batch, tuple) and all(isinstance(leaf, Tensor) for leaf in batch):  # the usual case, at no cost
+        return tuple(leaf[index] for leaf in batch)
     return tree_map(lambda leaf: leaf[index], batch)
 
 

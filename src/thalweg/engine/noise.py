@@ -17,6 +17,16 @@ from torch.utils._pytree import tree_flatten
 
 from thalweg.core.batches import step_seed
 
+
+def seed_step(seed: int, t: int, device: torch.device) -> None:
+    """`torch.manual_seed(step_seed(seed, t))`, but for what it costs: that call also walks the stack for devices not in use."""
+    torch.default_generator.manual_seed(step_seed(seed, t))
+    if device.type == "cuda":
+        torch.cuda.manual_seed(step_seed(seed, t))
+    elif device.type == "mps":
+        torch.mps.manual_seed(step_seed(seed, t))
+
+
 # those that multiply their input by noise that does not depend on it
 _MULTIPLYING = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
 
@@ -82,7 +92,7 @@ class Paired:
     def masks(self, batch: Any, seeds: Sequence[int], t: int) -> list[Tensor]:
         """What the dropout calls of step t multiply with; `batch` is one lane's."""
         if self.other:  # the forward draws, dropout too, as the loop's would
-            torch.manual_seed(step_seed(seeds[0], t))
+            seed_step(seeds[0], t, self.device)
             return []
         if _shapes(batch) not in self.calls:
             self._note(batch)
@@ -91,7 +101,7 @@ class Paired:
 
     def check(self, batch: Any, seed: int, loss: Tensor) -> bool:
         """Whether a first loss agrees with the plain forward's: not every operation draws alike under vmap."""
-        torch.manual_seed(step_seed(seed, 0))
+        seed_step(seed, 0, self.device)
         alone = self.forward(batch).detach().reshape(())
         return torch.allclose(alone, loss, rtol=1e-4, atol=1e-6, equal_nan=True)
 
@@ -122,7 +132,7 @@ def _draw(calls: Sequence[Call], seeds: Sequence[int], t: int) -> list[Tensor]:
     """The masks of step t: (lanes, ...) each, or without the lane dimension when all lanes share a seed."""
     drawn: dict[int, list[Tensor]] = {}
     for seed in dict.fromkeys(seeds):
-        torch.manual_seed(step_seed(seed, t))
+        seed_step(seed, t, calls[0][4])
         drawn[seed] = [_mask(*call) for call in calls]
     if len(drawn) == 1:
         return next(iter(drawn.values()))

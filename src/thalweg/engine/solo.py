@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from thalweg.core.batches import step_seed
 from thalweg.core.problem import take, to
 from thalweg.engine.bound import bind
 from thalweg.engine.evaluate import evaluate
-from thalweg.engine.noise import normal
+from thalweg.engine.noise import normal, seed_step
 from thalweg.engine.work import LIMIT, Lane, Log, Outcome, Progress, Stepper, Work, cuda_devices, probe, rates, stream, user_code
 
 
@@ -59,7 +58,7 @@ def _train(work: Work, lane: Lane, progress: Progress | None) -> Outcome:
         # the forward after the last update only records the loss: it leaves no trace in the buffers
         kept = {n: b.clone() for n, b in module.named_buffers()} if last else {}
         stepper.train()
-        torch.manual_seed(step_seed(lane.seed, t))
+        seed_step(lane.seed, t, device)
         with torch.enable_grad(), user_code("the model's training step failed", batch):
             if bound.rule.gradient:
                 loss = stepper(batch).reshape(())
