@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.core.files import Source, read_idx
 from thalweg.errors import UserError, unknown
 
 Task = Literal["regression", "binary", "classes"]
@@ -43,6 +45,23 @@ class Table:
     epochs: int = 20
     loss: str | None = None
     notes: tuple[str, ...] = ()
+
+
+def images(data: str | Path | None, files: Mapping[str, str], folders: tuple[str, ...], addresses: Sequence[str], note: str) -> Table:
+    """Ten classes of pictures from four IDX files: train-images, train-labels, t10k-images, t10k-labels, in that order.
+
+    X (60000, 1, 28, 28) with pixels in [0, 1], and the official test rows X_test (10000, 1, 28, 28).
+    files: name -> sha256. folders: where below the data folder they may lie. addresses: where `<name>.gz` is found on the network.
+    Raises UserError when one is missing or damaged.
+    """
+    arrays = []
+    for name, sha256 in files.items():
+        source = Source(name, sha256, folders, tuple(f"{address}/{name}.gz" for address in addresses))
+        arrays.append(torch.tensor(read_idx(source, data, dims=3 if "images" in name else 1)))
+    X, y, X_test, y_test = arrays
+    return Table(
+        X.unsqueeze(1) / 255, y.long(), "classes", 10, X_test=X_test.unsqueeze(1) / 255, y_test=y_test.long(), epochs=3, notes=(note,)
+    )
 
 
 def apart(count: int, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,7 @@
 """Fashion-MNIST: pictures of clothing, 28x28 pixels. Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747"""
 
-import torch
-
 from thalweg.core.declare import dataset
-from thalweg.core.files import Source, read_idx
-from thalweg.core.table import Table
+from thalweg.core.table import Table, images
 
 _FOLDERS = ("fashion-mnist", "FashionMNIST/raw")
 _ADDRESSES = (
@@ -32,12 +29,4 @@ def fashion_mnist(data) -> Table:
         ...
     thalweg.errors.UserError: the data folder, /nowhere, is not a folder; name one that exists
     """
-    arrays = []
-    for name, sha256 in _SHA256.items():
-        source = Source(name, sha256, _FOLDERS, tuple(f"{address}/{name}.gz" for address in _ADDRESSES))
-        arrays.append(read_idx(source, data, dims=3 if "images" in name else 1))
-    X, y, X_test, y_test = (torch.tensor(array) for array in arrays)
-    return Table(
-        X.unsqueeze(1) / 255, y.long(), "classes", 10, X_test=X_test.unsqueeze(1) / 255, y_test=y_test.long(),
-        epochs=3, notes=("Fashion-MNIST, pixels in [0, 1], official test rows",),
-    )  # fmt: skip
+    return images(data, _SHA256, _FOLDERS, _ADDRESSES, "Fashion-MNIST, pixels in [0, 1], official test rows")

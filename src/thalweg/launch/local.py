@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -39,7 +41,9 @@ def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: An
             initializer=_settle, initargs=(os.getpid(),),
         )  # fmt: skip
         try:
-            yield from pool(joblib.delayed(_work)(*task) for task in tasks)
+            with _deaf_to_interrupts():
+                results = pool(joblib.delayed(_work)(*task) for task in tasks)
+            yield from results
         except Exception as error:
             if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool"):
                 raise ThalwegError(
@@ -47,6 +51,19 @@ def map(function: Callable[[Any, Any], Any], items: Sequence[Any], *, shared: An
                     "run again, or choose --engine solo"
                 ) from error
             raise
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started in this block never see Ctrl-C, which is for their parent to answer; one that comes meanwhile waits."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(path: str, position: int, item: bytes, parent: int) -> tuple[int, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thalweg.study.judge import Verdict, identity, missing
 from thalweg.study.results import Results
+from thalweg.study.standings import Verdict, identity, missing
 from thalweg.study.statistics import ALPHA, binomial
 from thalweg.study.words import amount, gap, is_share, listing, number, p_value, plural, probability, setting
 
