@@ -16,7 +16,7 @@ import torch
 from thalweg.core.problem import rows, take, to
 from thalweg.engine import fleet, solo
 from thalweg.engine.bound import bind
-from thalweg.engine.work import CannotFuse, Stepper, Work, probe, stream
+from thalweg.engine.work import CannotFuse, Stepper, Work, probe, stream, untouched
 from thalweg.errors import UserError, unknown
 
 ENGINES = ("auto", "fleet", "pool", "solo")
@@ -159,11 +159,8 @@ def memory_per_lane(work: Work) -> int:
 
     batch = to(take(work.problem.train, next(stream(work, work.lanes[0].seed))), work.device)
     stepper = Stepper(module, work.problem)
-    saved = {n: b.clone() for n, b in module.named_buffers()}
-    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with untouched(module), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         stepper.train()(batch)
-    for n, b in module.named_buffers():
-        b.copy_(saved[n])
     vectors = 6 + 3 * len(bound.states)  # point, gradient, their successors and temporaries; each state before, after, between
     return vectors * numbers * layout.dtype.itemsize + 3 * kept
 

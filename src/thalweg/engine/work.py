@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -155,6 +156,17 @@ class Stepper(nn.Module):
         return self.module(batch[0]) if predict else self.problem.lose(self.module, batch)
 
 
+@contextlib.contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """A block after which the module's buffers and torch's random state are what they were."""
+    saved = {n: b.clone() for n, b in module.named_buffers()}
+    with torch.random.fork_rng():
+        yield
+    with torch.no_grad():
+        for n, b in module.named_buffers():
+            b.copy_(saved[n])
+
+
 def probe(work: Work, module: nn.Module) -> Layout:
     """One plain forward and backward on the first batch: which parameters the loss reaches, and whether the user's code runs.
 
@@ -163,8 +175,7 @@ def probe(work: Work, module: nn.Module) -> Layout:
     index = next(stream(work, work.lanes[0].seed))
     batch = to(take(work.problem.train, index), work.device)
     candidates = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    saved = {n: b.clone() for n, b in module.named_buffers()}
-    with torch.random.fork_rng(), torch.enable_grad(), user_code("the model's training step failed", batch):
+    with untouched(module), torch.enable_grad(), user_code("the model's training step failed", batch):
         torch.manual_seed(0)
         loss = work.problem.lose(module.train(), batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -173,9 +184,6 @@ def probe(work: Work, module: nn.Module) -> Layout:
         if not loss.requires_grad:
             raise UserError("the loss does not depend on any trainable parameter: nothing can be trained")
         slopes = torch.autograd.grad(loss, [p for _, p in candidates], allow_unused=True)
-    with torch.no_grad():
-        for n, b in module.named_buffers():
-            b.copy_(saved[n])
     reached = [(n, p) for (n, p), slope in zip(candidates, slopes, strict=True) if slope is not None]
     kinds = {p.dtype for _, p in reached}
     if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:

@@ -218,7 +218,7 @@ def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None)
         return
     if end is not None and clock.monotonic() > end and len(study.store.finished()) > before:
         return  # every call makes headway, none begins a phase late
-    table = study.store.table([*(m.name for m in bench.problem.metrics), "loss"])
+    table = study._runs()
     chosen: dict[str, tuple[int, Mapping[str, Any]]] = {}
     for spec in bench.spec.optimizers:
         row = choose_config(table, spec.label, bench.problem.score, bench.problem.higher_is_better)
