@@ -1,9 +1,13 @@
 """What several test files share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# kernels and measured forms of the tests' own: one folder for all of their processes, fresh every time
+os.environ.setdefault("THALWEG_CACHE", tempfile.mkdtemp(prefix="thalweg-tests-"))
 
 
 @pytest.fixture(scope="session")

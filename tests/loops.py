@@ -150,13 +150,21 @@ def train(
     batch_size: int,
     seed: int = 0,
     penalty: Callable[[nn.Module], Tensor] = lambda model: torch.zeros(()),
+    accumulate: int = 1,
 ) -> HandRun:
-    """The loop. config: hyperparameters of the rule, `clip_norm`, `clip_value`, `schedule` (lr's, or name -> f)."""
+    """The loop. config: hyperparameters of the rule, `clip_norm`, `clip_value`, `schedule` (lr's, or name -> f), `dropout`,
+    `label_smoothing`, `sam` (its radius). accumulate: parts of a batch whose gradients are summed."""
     inputs, targets = data
     config = dict(config)
+    radius, probability, smoothing = (config.pop(key, None) for key in ("sam", "dropout", "label_smoothing"))
     clip_norm, clip_value, schedule = (config.pop(key, None) for key in ("clip_norm", "clip_value", "schedule"))
     schedules = schedule if isinstance(schedule, Mapping) else {"lr": schedule} if schedule else {}
     model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if probability is not None and isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = probability
+    if smoothing is not None:
+        loss = functools.partial(nn.functional.cross_entropy, label_smoothing=smoothing)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = oracle(rule).optimizer(parameters, config)
     (group,) = optimizer.param_groups
@@ -166,16 +174,32 @@ def train(
         for t, index in enumerate(tw.batches(len(inputs), batch_size, seed=seed, steps=steps)):
             for name, f in schedules.items():
                 group[name] = base[name] * f(t)
-            torch.manual_seed(tw.step_seed(seed, t))
             optimizer.zero_grad()
-            value = loss(model(inputs[index]), targets[index]) + penalty(model)
+            torch.manual_seed(tw.step_seed(seed, t))
+            value = torch.zeros(())
+            for rows in index.tensor_split(min(accumulate, len(index))):
+                part = (loss(model(inputs[rows]), targets[rows]) + penalty(model)) * (len(rows) / len(index))
+                if not isinstance(optimizer, RandomSearch):
+                    part.backward()
+                value = value + part.detach()
             losses.append(value.item())
+            if radius is not None:
+                before = [p.detach().clone() for p in parameters]
+                length = torch.cat([p.grad.reshape(-1) for p in parameters]).norm()
+                with torch.no_grad():
+                    for p in parameters:
+                        p += radius * p.grad / (length + 1e-12)
+                optimizer.zero_grad()
+                torch.manual_seed(tw.step_seed(seed, t))
+                loss(model(inputs[index]), targets[index]).backward()
+                with torch.no_grad():
+                    for p, was in zip(parameters, before, strict=True):
+                        p.copy_(was)
             if isinstance(optimizer, RandomSearch):
                 generator = torch.Generator().manual_seed(tw.step_seed(seed, t))
                 count = sum(p.numel() for p in parameters)
                 optimizer.step(value, torch.randn(count, generator=generator, dtype=parameters[0].dtype))
                 continue
-            value.backward()
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, clip_norm)
             if clip_value is not None:

@@ -21,8 +21,7 @@ import thalweg as tw
 from loops import ORACLES, cached, distance, flat, oracle, train
 from samples import sample
 from thalweg.core import Rate, catalogue
-from thalweg.engine import fleet
-from thalweg.engine.work import CannotFuse
+from thalweg.engine import choose, fleet
 from thalweg.schedules import cosine
 from thalweg.study.sweep import Runs
 
@@ -316,13 +315,9 @@ def test_noise_of_any_kind_is_the_loops(kind, seeds, engine):
     torch.manual_seed(0)
     model = Noisy(kind).double()
     lanes = [{"lr": 0.1}, {"lr": 0.05}]
-    try:
-        runs = tw.sweep(
-            model, s.loss, s.data, optimizer="sgd", configs=lanes, steps=20, batch_size=16, seed=seeds, engine=engine, device="cpu"
-        )
-    except CannotFuse:  # a fleet may say that it cannot draw attention's noise as the loop would; it must not draw other noise
-        assert (engine, kind) == ("fleet", "attention")
-        return
+    runs = tw.sweep(
+        model, s.loss, s.data, optimizer="sgd", configs=lanes, steps=20, batch_size=16, seed=seeds, engine=engine, device="cpu"
+    )
     for lane, config in enumerate(lanes):
         hand = train(model, s.loss, s.data, "sgd", config, steps=20, batch_size=16, seed=seeds[lane])
         assert distance(runs.state_dict(lane), hand.model) <= 1e-10
@@ -426,19 +421,13 @@ class Branching(nn.Module):
         return scores if scores.sum().item() > 0 else 2 * scores
 
 
-def test_auto_falls_back_to_solo_where_a_model_cannot_share_a_fleet():
+@pytest.mark.parametrize("engine", ["auto", *ENGINES])
+def test_a_model_that_vmap_cannot_take_is_trained_lane_by_lane(engine):
     s, lanes = sample("mlp"), [{"lr": 0.1}, {"lr": 0.2}]
     model = Branching().double()
-    runs = tw.sweep(model, s.loss, s.data, optimizer="sgd", configs=lanes, steps=20, batch_size=16, device="cpu")
-    assert runs.engine != "fleet"
+    runs = tw.sweep(model, s.loss, s.data, optimizer="sgd", configs=lanes, steps=20, batch_size=16, engine=engine, device="cpu")
     for lane, config in enumerate(lanes):
         assert distance(runs.state_dict(lane), train(model, s.loss, s.data, "sgd", config, steps=20, batch_size=16).model) <= 1e-10
-
-
-def test_fleet_says_that_a_model_needs_another_engine():
-    s = sample("mlp")
-    with pytest.raises(tw.UserError, match=r"as a fleet failed \(engine solo or pool takes any model\) on a batch of shapes \(16, 6\)"):
-        tw.sweep(Branching().double(), s.loss, s.data, configs=[{}, {}], steps=5, batch_size=16, engine="fleet", device="cpu")
 
 
 @pytest.mark.parametrize("engine", ["auto", *ENGINES])
@@ -556,24 +545,30 @@ def test_numbers_of_numpy_are_numbers_or_an_error_in_words(value):
 def test_a_fleet_too_large_for_memory_is_halved(monkeypatch):
     rates = [{"lr": lr} for lr in np.geomspace(1e-3, 1e-1, 11)]
     whole, sizes, alive = sweep("dropout", "adam", rates), [], []
-    genuine = fleet._Fleet.train
+    genuine = fleet.Fleet.train
 
     def train_little(self, progress):
         gc.collect()
-        sizes.append(len(self.lanes))
+        sizes.append(len(self.specs))
         alive.append(sum(ref() is not None for ref in gone))
-        if len(self.lanes) > 4:
+        if len(self.specs) > 4:
             gone.append(weakref.ref(self))
             raise torch.OutOfMemoryError("CUDA out of memory")
         return genuine(self, progress)
 
     gone: list[Any] = []
-    monkeypatch.setattr(fleet._Fleet, "train", train_little)
-    runs = sweep("dropout", "adam", rates)
+    plan = choose.Choice("fleet", 11, 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.Fleet, "train", train_little)
+        patch.setattr(choose, "choose", lambda *_: plan)
+        runs = sweep("dropout", "adam", rates)
     assert sizes == [11, 5, 2, 3, 6, 3, 3]
     for k in range(11):
         assert distance(runs.state_dict(k), _as_model("dropout", whole.state_dict(k))) <= 1e-10
     assert max(alive) == 0, "a fleet that did not fit must be gone before its halves are made"
+    with monkeypatch.context() as patch:  # the choice of an engine finds out by itself
+        patch.setattr(fleet.Fleet, "train", train_little)
+        assert len(sweep("dropout", "adam", rates).configs) == 11
 
 
 def _as_model(name: str, state: Mapping[str, torch.Tensor]) -> nn.Module:
@@ -586,7 +581,7 @@ def test_memory_that_one_lane_exhausts_is_an_error(monkeypatch):
     def fail(self, progress):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(fleet._Fleet, "train", fail)
+    monkeypatch.setattr(fleet.Fleet, "train", fail)
     with pytest.raises(torch.OutOfMemoryError):
         sweep("mlp", "adam", [{}, {}])
 

@@ -91,6 +91,9 @@ study_options = options(
     click.option("--seed", type=int, help="Seed of the tuning runs; the final runs use the seeds after it."),
     click.option("--engine", type=click.Choice(["auto", "fleet", "pool", "solo"]), help="How runs are trained [default: auto]."),
     click.option("--device", help="cuda, mps or cpu [default: the best there is]."),
+    click.option("--precision", type=click.Choice(["full", "bf16"]), help="bf16: forwards under bfloat16 autocast; results are marked."),
+    click.option("--accumulate", type=int, metavar="N", help="Take each batch's gradient in N parts, which needs less memory."),
+    click.option("--memory", metavar="SIZE", help="How much a fleet may take beside the data, such as 4GB; larger ones are split."),
     click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long (90s, 10m, 1h); run again to go on."),
     click.option("--dry-run", is_flag=True, help="Say how many runs, which engine, how long and how much memory; train nothing."),
     click.option("--quiet", is_flag=True, help="No progress."),
@@ -101,6 +104,7 @@ study_options = options(
 @commands.command()
 @click.argument("problem")
 @click.option("--budget", type=int, help="Tuning trials of each optimizer, its defaults among them [default: 16].")
+@click.option("--stop-early", is_flag=True, default=None, help="Stop the worse half of the trials after 1/4 and 1/2 of their steps.")
 @click.option("--try", "first", multiple=True, metavar="NAME[KEY=VALUE,...]", help="A configuration to try right after the defaults.")
 @study_options
 def compare(problem: str, **given: Any) -> None:
@@ -156,7 +160,7 @@ def _settings(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 
 def _study(
     kind: str, problem: str, settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...], out: str | None,
-    time_text: str | None, dry_run: bool, quiet: bool, as_json: bool, first: tuple[str, ...] = (), **asked: Any,
+    time_text: str | None, memory: str | None, dry_run: bool, quiet: bool, as_json: bool, first: tuple[str, ...] = (), **asked: Any,
 ) -> None:  # fmt: skip
     limit = terminal.seconds(time_text)
     from thalweg.study import study as studies
@@ -165,13 +169,13 @@ def _study(
     chosen: Any = list(schedule) if len(schedule) > 1 else (schedule[0] if schedule else None)
     bench = prepare(problem, list(optimizers) or None, kind=kind, first=first, settings=settings, schedule=chosen, **asked)
     if dry_run:
-        terminal.estimate(studies.estimate(bench), as_json)
+        terminal.estimate(studies.estimate(bench, memory), as_json)
         return
     folder = Path(out or f"outputs/{bench.name}")
     command = "thalweg " + shlex.join(sys.argv[1:])
     try:
         with terminal.Progress(quiet or as_json) as progress:
-            study = studies.run(bench, folder, time=limit, watch=progress, command=command)
+            study = studies.run(bench, folder, time=limit, memory=memory, watch=progress, command=command)
     except KeyboardInterrupt:
         _interrupted(folder)
         raise

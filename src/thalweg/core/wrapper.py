@@ -6,7 +6,9 @@
 
 `step(x, g)` is the rule inside and returns the new point. A keyword without a default is a request to the engine, or a
 hyperparameter of the rule inside (`lr`). The stage says in which order wrappers nest, from outside: "loss" (the penalty is part of the
-loss), "gradient" (clipping, of the whole gradient). A configuration that names a wrapper's hyperparameter is wrapped in it.
+loss), "gradient" (clipping, of the whole gradient). Two stages lie outside the step: "ascent", a function of x and g that returns
+the point at which the gradient is taken again (sharpness-aware minimisation), and "model", a number that the forward takes from the
+lane (a dropout probability), whose function is not called. A configuration that names a wrapper's hyperparameter is wrapped in it.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from typing import Literal
 from thalweg.core.rule import Hyper, hypers_of, requests_of
 from thalweg.errors import UserError
 
-Stage = Literal["loss", "gradient"]
-STAGES: tuple[Stage, ...] = ("loss", "gradient")
+Stage = Literal["model", "ascent", "loss", "gradient"]
+STAGES: tuple[Stage, ...] = ("model", "ascent", "loss", "gradient")
 
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A wrapper as read from its function; see the module. shelf: "wrappers" or "regularizers"."""
+    """A wrapper as read from its function; see the module. shelf: "wrappers" or "regularizers".
+
+    scope: "element" where each number is treated by itself, "group" where the whole gradient counts.
+    """
 
     name: str
     function: Callable
@@ -34,18 +39,20 @@ class Wrapper:
     requests: tuple[str, ...]
     doc: str = ""
     shelf: str = "wrappers"
+    scope: Literal["element", "group"] = "group"
 
 
-def wrapper(*, stage: Stage, shelf: str = "wrappers") -> Callable[[Callable], Wrapper]:
+def wrapper(*, stage: Stage, shelf: str = "wrappers", scope: Literal["element", "group"] = "group") -> Callable[[Callable], Wrapper]:
     """Read a wrapper from a function `(step, x, g, *, ...) -> new x`."""
 
     def read(function: Callable) -> Wrapper:
         name = function.__name__
-        if list(inspect.signature(function).parameters)[:3] != ["step", "x", "g"]:
-            raise UserError(f"{name}: a wrapper's first three parameters are step, x and g")
+        first = {"model": [], "ascent": ["x", "g"]}.get(stage, ["step", "x", "g"])
+        if list(inspect.signature(function).parameters)[: len(first)] != first:
+            raise UserError(f"{name}: the first parameters of a wrapper of stage {stage} are {', '.join(first)}")
         module = inspect.getmodule(function)
         doc = inspect.getdoc(function) or (module and inspect.getdoc(module)) or ""
         requests = requests_of(function, name, extra=("lr",))
-        return Wrapper(name, function, stage, hypers_of(function, name), requests, doc, shelf)
+        return Wrapper(name, function, stage, hypers_of(function, name), requests, doc, shelf, scope)
 
     return read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,6 +15,9 @@ from thalweg.core.wrapper import STAGES, Wrapper
 from thalweg.errors import UserError
 
 Config = Mapping[str, Any]
+
+LARGE = 1 << 16
+"""A parameter of so many numbers in all lanes together has memory of its own, so that its gradient need not be copied."""
 
 
 def resolve(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> dict[str, Any]:
@@ -62,6 +65,12 @@ class Layout:
         """The parameters -> (N,)."""
         return torch.cat([part.reshape(-1) for part in parts]) if parts else torch.zeros(0, dtype=self.dtype)
 
+    def blocks(self, lanes: int, apart: bool) -> tuple[Layout, ...]:
+        """The layout cut into blocks of memory: with `apart`, large parameters by themselves and small ones together; else all in one."""
+        large = [apart and len(self.names) > 1 and size * lanes >= LARGE for size in self.sizes]
+        cuts = [[i for i, alone in enumerate(large) if not alone], *([i] for i, alone in enumerate(large) if alone)]
+        return tuple(Layout(tuple(self.names[i] for i in cut), tuple(self.shapes[i] for i in cut), self.dtype) for cut in cuts if cut)
+
     def weights(self, device: Any) -> Tensor:
         """(N,): 1 at parameters of two or more dimensions, 0 at biases and norms."""
         return self.join([torch.full(shape, float(len(shape) > 1), dtype=self.dtype, device=device) for shape in self.shapes])
@@ -87,6 +96,27 @@ class Bound:
     def requests(self) -> set[str]:
         """What the engine must give."""
         return {*self.rule.requests, *(name for w in self.wrappers for name in w.requests if name != "lr")}
+
+    @property
+    def by_number(self) -> bool:
+        """Whether a step treats parameters apart, so that it may be cut into blocks of them."""
+        return self.rule.scope != "group" and all(w.scope == "element" for w in self.wrappers)
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the gradient is taken a second time, at another point."""
+        return any(w.stage == "ascent" for w in self.wrappers)
+
+    def ascent(self, x: Tensor, g: Tensor, hypers: Mapping[str, Any]) -> Tensor:
+        """The point at which the gradient is taken again: (N,), (N,) -> (N,)."""
+        for w in self.wrappers:
+            if w.stage == "ascent":
+                x = w.function(x, g, **{name: hypers[name] for name in w.hypers})
+        return x
+
+    def on(self, block: Layout) -> Bound:
+        """The same for some of the parameters."""
+        return replace(self, layout=block)
 
     @cached_property
     def states(self) -> dict[str, Callable]:
@@ -125,7 +155,7 @@ class Bound:
             return x
 
         call: Callable = inner
-        for w in reversed(self.wrappers):
+        for w in reversed([w for w in self.wrappers if w.stage not in ("model", "ascent")]):
             named = {name: hypers[name] for name in w.hypers}
             call = partial(w.function, call, **named, **{n: hypers["lr"] if n == "lr" else given[n] for n in w.requests})
         return call(x, g).to(x.dtype), new_states

@@ -1,27 +1,31 @@
-"""Which engine: a few steps are timed, the whole is predicted, the fastest that fits in memory is taken."""
+"""Which engine: one lane is trained for a moment, time and memory of the whole are predicted, the fastest that fits is taken."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import joblib
 import psutil
 import torch
 
-from thalweg.core.problem import rows, take, to
-from thalweg.engine import fleet, solo
-from thalweg.engine.bound import bind
-from thalweg.engine.work import CannotFuse, Stepper, Work, probe, stream, untouched
+from thalweg.core.problem import rows
+from thalweg.engine.trial import Trial, trial
+from thalweg.engine.ways import LONG, WORTH
+from thalweg.engine.work import Work, out_of_memory, threads_of
 from thalweg.errors import UserError, unknown
 
 ENGINES = ("auto", "fleet", "pool", "solo")
 STARTUP = 4.0
 """Seconds until worker processes have imported torch."""
+
+SMALL = 64 << 20
+"""Bytes below which a fleet's memory need not be measured."""
+
+SLOWER = 1.2
+"""By how much a process of a pool is slower, which has one thread and shares memory with its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Choice:
     """An engine, why, and what was predicted.
 
     lanes: the most that share a fleet. workers: processes at work side by side (1: this one). threads: of each of them.
-    seconds: way -> predicted for all runs. memory: predicted bytes at the peak, beside the data.
+    seconds: engine -> predicted for all runs. memory: predicted bytes at the peak, beside the data. way: how a fleet takes gradients.
     """
 
     engine: str
@@ -39,11 +43,12 @@ class Choice:
     seconds: Mapping[str, float] = field(default_factory=dict)
     memory: int = 0
     why: str = ""
+    way: str = "auto"
 
     @property
     def predicted(self) -> float | None:
         """Seconds for all runs on this engine, where that was measured."""
-        return min(self.seconds.values(), default=None)
+        return self.seconds.get(self.engine)
 
 
 def device(name: str = "auto") -> str:
@@ -64,105 +69,110 @@ def device(name: str = "auto") -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose(work: Work, engine: str = "auto", runs: int | None = None) -> Choice:
-    """Choose an engine for `runs` runs like the lanes of this work (all its lanes by default).
+def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int | None = None) -> Choice:
+    """Choose an engine for `runs` runs like the lanes of this work (all its lanes by default), within `limit` bytes.
 
-    A named engine is taken as it is. `auto` times a few steps of one lane alone and of the lanes together, with all threads and with
-    one, and also weighs worker processes. Raises UserCodeError when the user's model cannot run at all.
+    A named engine is taken as it is. "auto" trains one lane for a moment, predicts seconds and bytes of each engine from it, and takes the
+    fastest that fits; where there are steps enough, the fleet itself is timed. Fleets that do not fit are split. Raises UserError where
+    not even one run fits, UserCodeError when the user's model cannot run at all.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     runs = runs or len(work.lanes)
     threads = torch.get_num_threads()
     workers = max(1, joblib.cpu_count(only_physical_cores=True)) if work.device == "cpu" else 1
-    per_lane = memory_per_lane(work)
-    lanes = max(1, min(len(work.lanes), int(0.6 * free_memory(work.device) / max(per_lane, 1))))
-    if engine != "auto" or len(work.lanes) == runs == 1:
-        named = "solo" if engine == "auto" else engine
-        apart = workers if named == "pool" else 1
-        memory = per_lane * (lanes if named == "fleet" else apart)
-        return Choice(named, lanes, apart, 1 if apart > 1 else threads, {}, memory, "as asked" if engine != "auto" else "a single run")
-    ways: dict[str, tuple[float, Choice]] = {}
+    cores = threads if work.device == "cpu" else 1
+    one = trial(work.with_lanes(work.lanes[:1]), "apart")
+    usable = min(limit or math.inf, 0.8 * free_memory(work.device))
+    if limit is not None and one.memory(1) > limit:
+        raise UserError(
+            f"one run needs about {_size(one.memory(1))}, more than the {_size(limit)} of --memory: "
+            "raise the limit, or take a smaller batch or model"
+        )
     # a step is about three forwards of a batch; validation is forwards alone
     amount = work.steps + len(work.evaluations) * (rows(work.problem.valid) / work.batch_size / 3 if work.evaluations else 0)
-
-    def weigh(name: str, lanes: int, workers: int, threads: int, step: float) -> None:
-        rounds = math.ceil(math.ceil(runs / lanes) / workers)
-        seconds = step * amount * rounds + (STARTUP if workers > 1 else 0.0)
-        label = name + (f" in {workers} processes" if workers > 1 and name == "fleet" else "") + (", 1 thread" if threads == 1 else "")
-        memory = per_lane * lanes * workers
-        ways[label] = (seconds, Choice(name, lanes, workers, threads, {}, memory, why))
-
-    why = "the fastest of those timed"
-    for count in dict.fromkeys((threads, 1)):
-        with threads_of(count):
-            alone = _step_seconds(work.with_lanes(work.lanes[:1]), solo)
-            weigh("solo", 1, 1, count, alone)
-            if workers > 1 and count == 1:
-                weigh("pool", 1, workers, 1, alone)
-            try:
-                together = _step_seconds(work.with_lanes(work.lanes[:lanes]), fleet)
-            except CannotFuse as error:
-                why = f"this model does not run under vmap ({str(error.__cause__)[:120]})"
-                continue
-            weigh("fleet", lanes, 1, count, together)
-            if workers > 1 and count == 1 and runs > lanes:
-                weigh("fleet", lanes, workers, 1, together)
-    best = min(ways.values(), key=lambda way: way[0])[1]
-    return replace(best, seconds={label: seconds for label, (seconds, _) in ways.items()}, why=why)
+    seconds = {"solo": one.seconds * runs * amount}
+    if workers > 1:
+        seconds["pool"] = one.seconds * amount * math.ceil(runs / workers) * SLOWER + STARTUP
+    plan = _Plan("auto", 1, one.memory(1), one.seconds)
+    if len(work.lanes) > 1 and engine in ("auto", "fleet"):
+        plan = _plan(work, one, cores, usable)
+        seconds["fleet"] = plan.seconds / plan.lanes * runs * amount
+    why = "as asked" if engine != "auto" else "the fastest of those predicted"
+    if engine == "auto":
+        engine = min(seconds, key=lambda name: (seconds[name], name))
+        if runs == 1:
+            engine, why = "solo", "a single run"
+        elif plan.lanes == 1 and engine != "pool":
+            engine, why = "solo", "no two runs fit into memory together"
+    if engine == "fleet":
+        return Choice(engine, plan.lanes, 1, threads, seconds, plan.memory, why, plan.way)
+    apart = workers if engine == "pool" else 1
+    return Choice(engine, 1, apart, 1 if apart > 1 else threads, seconds, one.memory(1) * apart, why)
 
 
-@contextlib.contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """A block that runs with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+@dataclass(frozen=True)
+class _Plan:
+    """A fleet: the way its gradients are taken, how many lanes, bytes at the peak, seconds of a step."""
+
+    way: str
+    lanes: int
+    memory: int
+    seconds: float
+
+
+def _plan(work: Work, one: Trial, cores: int, usable: float) -> _Plan:
+    """The largest fleet that fits. Where it is small or slow it is counted, else two small ones are trained for a moment and measured."""
+    count = len(work.lanes)
+    counted = {k: max(one.memory(k), one.memory(k, cores)) for k in range(1, count + 1)}
+    small = counted[count] < SMALL <= usable
+    if work.steps < WORTH or (one.seconds > LONG and not small):
+        lanes = max((k for k in counted if counted[k] <= usable), default=1)
+        return _Plan("auto", lanes, counted[lanes], one.seconds * lanes)
+    if small:
+        whole, lanes = _largest(work, count, "auto")
+        return _Plan(whole.way, lanes, whole.peak or counted[lanes], whole.seconds)
+    few, more = trial(work.with_lanes(work.lanes[:2])), None
+    if count > 2:
+        more = trial(work.with_lanes(work.lanes[: min(6, count)]), few.way)
+    last = more or few
+    base = last.peak or counted[last.lanes]
+    slope = (base - (few.peak or counted[2])) / (last.lanes - few.lanes) if more is not None else base / 2
+    slope = max(slope, float(one.kept))
+    lanes = max(1, min(count, last.lanes + math.floor((0.9 * usable - base) / slope)))
+    whole, lanes = _largest(work, lanes, few.way)
+    memory = whole.peak or round(base + slope * (lanes - last.lanes))
+    while memory > usable and lanes > 1:  # what is left of a surprise
+        lanes = max(1, min(lanes - 1, math.floor(lanes * 0.9 * usable / memory)))
+        whole, lanes = _largest(work, lanes, few.way)
+        memory = whole.peak or counted[lanes]
+    return _Plan(few.way, lanes, memory, whole.seconds)
+
+
+def _largest(work: Work, lanes: int, way: str) -> tuple[Trial, int]:
+    """A trial of so many lanes, or of the most that memory takes."""
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return trial(work.with_lanes(work.lanes[:lanes]), way), lanes
+    except (RuntimeError, MemoryError) as error:
+        if lanes == 1 or not out_of_memory(error):
+            raise
+    return _largest(work, lanes // 2, way)
 
 
-def _step_seconds(work: Work, engine: object) -> float:
-    """The least seconds of a step after two steps of warm-up; fewer steps are timed where they are slow."""
-    times: list[float] = []
-
-    class Enough(Exception):
-        pass
-
-    def clock(done: int, alive: int, best: float) -> None:
-        if work.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(perf_counter())
-        if len(times) >= 5 and times[-1] - times[0] > 1.0:
-            raise Enough
-
-    with contextlib.suppress(Enough):
-        engine.run(replace(work, steps=min(12, work.steps), every=1, evaluations=(), test=False), clock)  # type: ignore[attr-defined]
-    # the least: whatever else the machine does can only add
-    gaps = [b - a for a, b in itertools.pairwise(times)][2:]
-    return min(gaps) if gaps else (times[-1] - times[0]) / max(1, len(times) - 1) if len(times) > 1 else 0.0
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
 
 
-def memory_per_lane(work: Work) -> int:
-    """Predicted bytes that one lane of a fleet takes at its peak: vectors, states and what the backward pass keeps."""
-    module = work.start(work.lanes[0].seed).to(work.device)
-    layout = probe(work, module)
-    bound = bind(work.rule, [work.lanes[0].config], work.wrappers, layout)
-    numbers = sum(layout.sizes)
-    kept = 0
+def parse_memory(text: str | float) -> int:
+    """A size in bytes: a number of bytes, or one with kB, MB or GB.
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
-    batch = to(take(work.problem.train, next(stream(work, work.lanes[0].seed))), work.device)
-    stepper = Stepper(module, work.problem)
-    with untouched(module), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        stepper.train()(batch)
-    vectors = 6 + 3 * len(bound.states)  # point, gradient, their successors and temporaries; each state before, after, between
-    return vectors * numbers * layout.dtype.itemsize + 3 * kept
+    >>> parse_memory("1.5GB")
+    1610612736
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)(?:i?[bB])?\s*", str(text))
+    if match is None or float(match[1]) <= 0:
+        raise UserError(f"'{text}' is not an amount of memory; write 4GB, 500MB or a number of bytes")
+    return int(float(match[1]) * 1024 ** " kmg".index(match[2].lower() or " "))
 
 
 def free_memory(device: str) -> int:
@@ -172,4 +182,4 @@ def free_memory(device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-__all__ = ["ENGINES", "Choice", "choose", "device", "free_memory", "memory_per_lane", "threads_of"]
+__all__ = ["ENGINES", "Choice", "choose", "device", "free_memory", "parse_memory", "threads_of"]

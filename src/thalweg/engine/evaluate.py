@@ -12,17 +12,14 @@ from torch.utils._pytree import tree_map
 
 from thalweg.core.problem import Batch, Problem, rows
 
-BUDGET = 16384
-"""Rows times lanes that go through the model at once."""
 
-
-def evaluate(problem: Problem, data: Batch, lanes: int, forward: Callable[[Batch, bool], Any]) -> dict[str, np.ndarray]:
+def evaluate(problem: Problem, data: Batch, lanes: int, forward: Callable[[Batch, bool], Any], size: int) -> dict[str, np.ndarray]:
     """Metric name -> (lanes,), "loss" always among them.
 
     forward(batch, predict): the model's outputs, or the problem's loss, of all lanes, with the lanes first: (lanes, rows, ...) or (lanes,).
+    size: rows that go through the model at once.
     """
     n = rows(data)
-    size = max(1, BUDGET // lanes)
     chunks = [tree_map(lambda leaf, i=i: leaf[i : i + size], data) for i in range(0, n, size)]
     if problem.step is not None:
         sums = sum(forward(chunk, False).cpu().double() * rows(chunk) for chunk in chunks)

@@ -1,297 +1,292 @@
-"""The fleet: K configurations of one model trained together, parameters and states as (K, N) matrices.
+"""The fleet: K configurations of one model trained together, step by step.
 
 Lanes share the model, the loss and the structure of the rule; they differ in hyperparameters, schedules and seeds. Gradients come from
-`torch.func` under `vmap`; the rule is the same function that every other engine calls, under `vmap` too.
+`thalweg.engine.gradient`, all lanes together or one by one, whichever is faster; the rule steps all lanes at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
-from torch.utils._pytree import tree_map
+from torch.func import functional_call, vmap
 
-from thalweg.core.problem import take, to
-from thalweg.engine import noise
-from thalweg.engine.bound import Bound, bind
+from thalweg.core.problem import to
+from thalweg.engine import memory, noise
+from thalweg.engine.apart import Apart
+from thalweg.engine.bound import bind
 from thalweg.engine.evaluate import best_of, evaluate
-from thalweg.engine.work import (
-    LIMIT,
-    CannotFuse,
-    Log,
-    Outcome,
-    Progress,
-    Stepper,
-    Work,
-    cuda_devices,
-    out_of_memory,
-    probe,
-    rates,
-    stream,
-    user_code,
-)
+from thalweg.engine.feed import Feed
+from thalweg.engine.gradient import Drifted, Gradient, cut
+from thalweg.engine.lanes import Lanes
+from thalweg.engine.together import Together
+from thalweg.engine.update import Update
+from thalweg.engine.ways import pick
+from thalweg.engine.work import LIMIT, Log, Outcome, Progress, Stepper, Work, cuda_devices, out_of_memory, probe, rates, user_code
+from thalweg.errors import UserError
 
 PATIENCE = {"cpu": 1}
-"""Every how many steps dead lanes are taken out. An accelerator is asked seldom, since asking waits; until then they are masked."""
+"""Every how many steps dead lanes are looked for. An accelerator is asked seldom, since asking waits; until then they are masked."""
+
+PATIENT = 400
+"""Steps of single lanes from which it pays to time whole tapes against each other."""
+
+SPARSE = 0.75
+"""Dead lanes are carried along until no more than this share is alive; then they are taken out, and the step is recorded anew."""
 
 
-def run(work: Work, progress: Progress | None = None) -> list[Outcome]:
+def run(work: Work, progress: Progress | None = None, way: str = "auto", taped: bool = True) -> list[Outcome]:
     """Train all lanes of the work; one outcome a lane, in order.
 
-    Where memory runs out, the fleet is halved and each half trained whole. Where lanes have several seeds and the model draws
-    random numbers other than dropout's, each seed's lanes are a fleet of their own, so that they draw what their own loop would.
+    way: how gradients are taken: "together" under vmap, "apart" lane by lane, "threads" lane by lane on a thread a core, or "auto".
+    taped: whether steps are replayed from a recording where they can be. Where memory runs out, the fleet is halved.
     """
-    with torch.random.fork_rng(devices=cuda_devices(work)):
+    with torch.random.fork_rng(devices=cuda_devices(work)), memory.kept():
         try:
-            outcomes = _whole(work, progress)
-            return _by_seed(work, progress) if outcomes is None else outcomes
+            return Fleet(work, way, taped).train(progress)
+        except Drifted:
+            return Fleet(work, way, False).train(progress)
         except (RuntimeError, MemoryError) as error:
             if len(work.lanes) == 1 or not out_of_memory(error):
                 raise
     half = len(work.lanes) // 2
-    return run(work.with_lanes(work.lanes[:half]), progress) + run(work.with_lanes(work.lanes[half:]), progress)
+    return [outcome for part in (work.lanes[:half], work.lanes[half:]) for outcome in run(work.with_lanes(part), progress, way, taped)]
 
 
-def _whole(work: Work, progress: Progress | None) -> list[Outcome] | None:
-    """All lanes as one fleet; None where each seed needs a fleet of its own. Nothing of the fleet outlives this call."""
-    fleet = _Fleet(work)
-    return None if fleet.noise.other and not fleet.one_batch else fleet.train(progress)
+class Fleet:
+    """The state of a run: the memory of all lanes, and the records of those that are gone."""
 
-
-def _by_seed(work: Work, progress: Progress | None) -> list[Outcome]:
-    outcomes: dict[int, Outcome] = {}
-    for seed in dict.fromkeys(lane.seed for lane in work.lanes):
-        own = [k for k, lane in enumerate(work.lanes) if lane.seed == seed]
-        outcomes.update(zip(own, run(work.with_lanes([work.lanes[k] for k in own]), progress), strict=True))
-    return [outcomes[k] for k in range(len(work.lanes))]
-
-
-class _Fleet:
-    """The state of a run: matrices of all lanes that are alive, and the records of those that were."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, work: Work, way: str, taped: bool, ahead: int | None = None) -> None:
+        self.work, self.taped, self.ahead = work, taped, work.steps if ahead is None else ahead
         self.device = torch.device(work.device)
-        self.data = to(work.problem.train, self.device)
-        self.lanes = list(work.lanes)
-        self.alive = list(range(len(self.lanes)))
-        self.seeds = [lane.seed for lane in self.lanes]
+        self.specs = list(work.lanes)
+        self.places = list(range(len(self.specs)))  # which lane of the work each lane here is
+        self.seeds = [lane.seed for lane in self.specs]
         modules = {seed: work.start(seed).to(self.device) for seed in dict.fromkeys(self.seeds)}
         module = modules[self.seeds[0]]
-        self.layout = probe(work, module)
-        self.bound: Bound = bind(work.rule, [lane.config for lane in self.lanes], work.wrappers, self.layout)
-        self.stepper = Stepper(module, work.problem)
+        layout = probe(work, module)
+        bound = bind(work.rule, [lane.config for lane in self.specs], work.wrappers, layout)
+        self.rule = bound.rule
+        self.one_batch = len(set(self.seeds)) == 1
+        self.stepper = Stepper(module, work.problem, work.precision)
+        self.lanes = Lanes(modules, self.seeds, layout, bound.by_number)
+        self.patience = PATIENCE.get(self.device.type, 16)
+        self.update = Update(bound, self.lanes, self.specs, taped, masked=self.patience > 1)
+        self.feed = Feed(work, self.seeds)
+        self.ok = torch.ones(len(self.specs), dtype=torch.bool, device=self.device)
+        self.gone: set[int] = set()  # lanes here that are dead or stopped, and known to be
+        self.dropout, self.smoothing = self.update.numbers_of("dropout"), self.update.numbers_of("label_smoothing")
+        first = Feed(work, self.seeds).next(self.seeds, self.one_batch)
+        self.noise = noise.Paired(self._alone, self.device, self.feed.first(first, self.one_batch), self.dropout is not None)
+        self.one_mask = self.one_batch and self.dropout is None and self.smoothing is None
+        if self.noise.other and self.dropout is not None:
+            raise UserError("dropout cannot be varied in a model that draws other random numbers too")
+        self.gradient = self._gradient(first, way)
 
-        parameters = {seed: dict(m.named_parameters()) for seed, m in modules.items()}
-        trained = set(self.layout.names)
-        flats = {seed: self.layout.join([p[n].detach() for n in self.layout.names]) for seed, p in parameters.items()}
-        self.x = torch.stack([flats[seed] for seed in self.seeds])  # (K, N)
-        constants = {
-            seed: {n: p.detach() for n, p in parameters[seed].items() if n not in trained} | dict(m.named_buffers())
-            for seed, m in modules.items()
-        }
-        self.buffers = {n: torch.stack([constants[s][n] for s in self.seeds]) for n in constants[self.seeds[0]]}
-        self.weights = self.layout.weights(self.device)
-        self.x0 = self.x.clone() if "x0" in self.bound.requests else None
-        self.numbers = torch.float32 if self.device.type == "mps" else torch.float64
-        self.scheduled = sorted({n for lane in self.lanes for n in lane.schedules})
-        columns = {n: [lane.config[n] for lane in self.lanes] for n in self.bound.data}
-        # numbers that all lanes share stay Python floats: the same arithmetic, fewer operations
-        self.shared = {n: c[0] for n, c in columns.items() if len(set(c)) == 1 and n not in self.scheduled}
-        self.varied = {n: self._column(c) for n, c in columns.items() if n not in self.shared}
-        self.states = vmap(lambda x, h: self.bound.start(x, {**self.shared, **h}))(self.x, self.varied) if self.bound.states else {}
-        self.states = tree_map(torch.clone, self.states)  # a start may be one tensor seen by all lanes
-        self.noise = noise.Paired(self._alone, self.device, take(self.data, next(stream(work, self.seeds[0])).to(self.device)))
-
-    def _alone(self, batch: Any) -> Tensor:
-        """The first lane's plain forward."""
+    def _alone(self, batch: Any) -> None:
+        """The first lane's plain forward, part by part."""
         self.stepper.train()
-        tensors = self._named(self.x[0], {n: b[0].clone() for n, b in self.buffers.items()})
-        return functional_call(self.stepper, tensors, (batch,))
+        tensors = {f"module.{n}": tensor.clone() for n, tensor in self.lanes.one(0).items()}
+        for _, rows, _ in cut(batch, [], self.work.accumulate):
+            functional_call(self.stepper, tensors, (rows,))
 
-    # --- one lane's functions, vmapped
+    def _gradient(self, batch: Any, way: str) -> Gradient:
+        """How gradients are taken, measured on a first batch."""
+        # a forward that draws numbers by itself draws them lane by lane, as its own loop would
+        taped = self.taped and not self.noise.other
+        arguments = (self.stepper, self.lanes, self.rule.gradient, self.one_batch, self.one_mask, taped)
+        together, apart = Together(*arguments), Apart(*arguments)
+        for gradient in (together, apart):
+            gradient.smoothed, gradient.accumulate = self.smoothing is not None, self.work.accumulate
+            gradient.every = self.dropout is not None
+        apart.patient = self.ahead * len(self.specs) >= PATIENT
+        if self.noise.other:
+            return apart
+        return pick(together, apart, batch, self._masks(batch, 0), way, self.ahead)
 
-    def _named(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        named = {**dict(zip(self.layout.names, self.layout.split(flat), strict=True)), **buffers}
-        return {f"module.{n}": tensor for n, tensor in named.items()}
+    def _masks(self, batch: Any, t: int) -> list[Tensor]:
+        """What a forward takes from the lanes besides weights: noise, and shares of smoothing last."""
+        one = self.feed.first(batch, self.one_batch)
+        masks = [] if self.noise.other else self.noise.masks(one, self.seeds, t, self.one_mask, self.dropout)
+        if self.smoothing is not None:
+            masks.append(torch.tensor(self.smoothing, dtype=self.lanes.layout.dtype, device=self.device))
+        return masks
 
-    def _lose(self, flat: Tensor, buffers: Mapping[str, Tensor], batch: Any, masks: Sequence[Tensor]) -> Any:
-        """One lane's loss and its buffers after the forward."""
-        tensors = self._named(flat, {n: b.clone() for n, b in buffers.items()})
-        if masks:
-            with noise.Replay(masks):
-                loss = functional_call(self.stepper, tensors, (batch,))
-        else:
-            loss = functional_call(self.stepper, tensors, (batch,))
-        return loss.reshape(()), {n: tensors[f"module.{n}"] for n in buffers}
-
-    def _gradients(self, batch: Any, masks: Sequence[Tensor]) -> Any:
-        """All lanes: gradients (K, N) or None, losses (K,), buffers after the forward."""
-        self.stepper.train()
-        dims = (0, 0, None if self.one_batch else 0, 0 if len(set(self.seeds)) > 1 else None)
-        arguments = (self.x, self.buffers, batch, masks)
-        if not self.bound.rule.gradient:
-            with torch.no_grad():
-                loss, buffers = vmap(self._lose, in_dims=dims, randomness="same")(*arguments)
-            return None, loss, buffers
-        slopes, (loss, buffers) = vmap(grad_and_value(self._lose, has_aux=True), in_dims=dims, randomness="same")(*arguments)
-        return slopes, loss.detach(), tree_map(torch.detach, buffers)
-
-    def _update(self, g: Tensor, loss: Tensor, t: int, hypers: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        given: dict[str, Any] = {}
-        dims: dict[str, Any] = {}
-        for name in self.bound.requests:
-            value, dim = self._give(name, loss, t)
-            given[name], dims[name] = value, dim
-        constant = {n: v for n, v in given.items() if not isinstance(v, Tensor)}
-        tensors = {n: v for n, v in given.items() if n not in constant}
-
-        def one(x: Tensor, g: Tensor, states: Any, hypers: Any, tensors: Any) -> Any:
-            return self.bound.step(x, g, states, {**self.shared, **hypers}, {**constant, **tensors})
-
-        in_dims = (0, 0, 0, 0, {n: dims[n] for n in tensors})
-        what = f"stepping {self.bound.rule.name} as a fleet failed (engine solo or pool takes any rule)"
-        with torch.no_grad(), user_code(what, None, CannotFuse):
-            return vmap(one, in_dims=in_dims)(self.x, g, self.states, hypers, tensors)
-
-    def _give(self, name: str, loss: Tensor, t: int) -> tuple[Any, int | None]:
-        """A request of the rule: its value, and the dimension of the lanes in it (None where all share it)."""
-        if name == "t":
-            return t + 1, None
-        if name == "loss":
-            return loss, 0
-        if name == "weights":
-            return self.weights, None
-        if name == "x0":
-            return self.x0, 0
-        draws = {seed: noise.normal(seed, t, self.x[0]) for seed in dict.fromkeys(self.seeds)}
-        return (draws[self.seeds[0]], None) if len(draws) == 1 else (torch.stack([draws[s] for s in self.seeds]), 0)
+    @property
+    def live(self) -> list[int]:
+        return [k for k in range(len(self.specs)) if k not in self.gone]
 
     # --- training
 
     def train(self, progress: Progress | None) -> list[Outcome]:
         work = self.work
-        log = Log(len(work.lanes))
-        diverged = np.full(len(work.lanes), -1)
-        ended: dict[int, dict[str, Tensor]] = {}
-        streams = {seed: stream(work, seed) for seed in dict.fromkeys(self.seeds)}
-        limit = torch.full((len(self.lanes),), float("nan"), device=self.device)
-        patience = PATIENCE.get(self.device.type, 16)
-        ok = torch.ones(len(self.lanes), dtype=torch.bool, device=self.device)
-        died = torch.full((len(self.lanes),), -1, device=self.device)
-        best = float("nan")
-        for t in range(work.steps + 1):
-            if t in work.evaluations:
-                values = self.evaluate(work.problem.valid)
-                log.evaluate(t, self.alive, values)
-                best = best_of(values[work.problem.score], work.problem.higher_is_better, best)
-            batch = self._batch(streams)
-            last = t == work.steps
-            with user_code("training this model as a fleet failed (engine solo or pool takes any model)", batch, CannotFuse):
-                g, loss, buffers = self._gradients(batch, self.noise.masks(self._first(batch), self.seeds, t))
-            if t == 0 and self.noise.other and not self.noise.check(self._first(batch), self.seeds[0], loss[0]):
-                raise CannotFuse("this model's random numbers differ in a fleet; engine solo or pool draws them as a loop would")
-            g = torch.zeros_like(self.x) if g is None else g
-            norm = torch.linalg.vector_norm(g, dim=1)
-            if t == 0:
-                limit = LIMIT * loss.abs().clamp(min=1.0)
-            fine = loss.isfinite() & norm.isfinite() & (loss <= limit)
-            died = torch.where(ok & ~fine, t, died)
-            ok = ok & fine
-            if last or work.recorded(t):
-                now = rates(self.lanes, ["lr"] if "lr" in self.bound.data else [], t).get("lr", [np.nan] * len(self.lanes))
-                shown = norm if self.bound.rule.gradient and not last else torch.full_like(norm, torch.nan)
-                self._record(log, t, (died < 0) | (died == t), loss, shown, now)
-            if (last or t % patience == 0) and not bool(ok.all()):
-                keep = ok.nonzero().flatten()
-                dead = (~ok).nonzero().flatten()
-                if not work.recorded(t):
-                    self._record(log, t, died == t, loss, norm, [np.nan] * len(self.lanes))
-                for k in dead.tolist():
-                    diverged[self.alive[k]] = int(died[k])
-                    ended[self.alive[k]] = self._state(k)
-                ok, died, limit, loss, g = ok[keep], died[keep], limit[keep], loss[keep], g[keep]
-                buffers = {n: b[keep] for n, b in buffers.items()}
-                self._compact(keep)
-            if not self.alive:
-                break
-            if progress is not None and (last or work.recorded(t)):
-                progress(t, len(self.alive), best)
-            if last:
-                break
-            hypers = {**self.varied, **{n: self._column(column) for n, column in rates(self.lanes, self.scheduled, t).items()}}
-            new_x, new_states = self._update(g, loss, t, hypers)
-            if patience > 1:
-                new_x = torch.where(ok[:, None], new_x, self.x)
-            self.x, self.states, self.buffers = new_x, new_states, buffers
-        return self._outcomes(log, diverged, ended)
+        self.log = Log(len(work.lanes))
+        self.diverged = np.full(len(work.lanes), -1)
+        self.stopped = np.full(len(work.lanes), -1)
+        self.ended: dict[int, dict[str, Tensor]] = {}
+        self.limit = torch.full((len(self.specs),), math.inf, device=self.device, dtype=self.lanes.loss.dtype)
+        self.died = torch.full((len(self.specs),), -1, device=self.device)
+        best = math.nan
+        try:
+            for t in range(work.steps + 1):
+                if t in work.evaluations:
+                    values = self.evaluate(work.problem.valid)
+                    self.log.evaluate(t, self._alive(), values)
+                    best = best_of(values[work.problem.score], work.problem.higher_is_better, best)
+                    if t in work.rungs:
+                        self._halve(t, values[work.problem.score])
+                batch = self.feed.next(self.seeds, self.one_batch)
+                last = t == work.steps
+                with user_code("the model's training step failed", batch):
+                    buffers = self._slopes(batch, t)
+                if self._look(t, buffers):
+                    buffers = self.lanes.buffers
+                if not self.live:
+                    break
+                if progress is not None and (last or work.recorded(t)):
+                    progress(t, len(self.live), best)
+                if last:
+                    break
+                for n, b in buffers.items():
+                    self.lanes.buffers[n].copy_(b)
+                if self.update.bound.climbs:
+                    self._again(batch, t)
+                self.update.step(t, self.seeds, rates(self.specs, self.update.scheduled, t), self.ok)
+            return self._outcomes()
+        finally:
+            self.gradient.close()
 
-    def _record(self, log: Log, t: int, which: Tensor, loss: Tensor, norm: Tensor, lr: Sequence[float]) -> None:
+    def _look(self, t: int, buffers: Mapping[str, Tensor]) -> bool:
+        """Record what is due, and take out lanes that have diverged; whether that moved the others."""
+        loss, norm, last = self.lanes.loss, self.lanes.norm, t == self.work.steps
+        if t == 0:
+            self.limit = LIMIT * loss.abs().clamp(min=1.0)
+        fine = loss.isfinite() & norm.isfinite() & (loss <= self.limit)
+        self.died = torch.where(self.ok & ~fine, t, self.died)
+        self.ok.logical_and_(fine)
+        if last or self.work.recorded(t):
+            now = rates(self.specs, ["lr"] if "lr" in self.update.bound.data else [], t).get("lr", [np.nan] * len(self.specs))
+            shown = norm if self.rule.gradient and not last else torch.full_like(norm, torch.nan)
+            self._record(t, (self.died < 0) | (self.died == t), shown, now)
+        if not (last or t % self.patience == 0) or bool(self.ok.all()):
+            return False
+        self._bury(t)
+        return not last and self._compact(buffers)
+
+    def _slopes(self, batch: Any, t: int) -> Mapping[str, Tensor]:
+        """Losses and gradients of all lanes; the buffers after the forward."""
+        check = self.gradient.taped and t > 0 and math.log(t, 8).is_integer()
+        draws = (lambda k: noise.seed_step(self.seeds[k], t, self.device)) if self.noise.other else None
+        return self.gradient(batch, self._masks(batch, t), self.live, check, draws)
+
+    def _again(self, batch: Any, t: int) -> None:
+        """Take the gradients again where the rule's wrappers ask for it; points, losses and norms stay those of the first time."""
+        kept = [*self.lanes.x, self.lanes.loss, self.lanes.norm]
+        before = [tensor.clone() for tensor in kept]
+        self.update.climb()
+        with user_code("the model's training step failed", batch):
+            buffers = self._slopes(batch, t)
+        for n, b in buffers.items():
+            self.lanes.buffers[n].copy_(b)
+        for tensor, was in zip(kept, before, strict=True):
+            tensor.copy_(was)
+
+    def _alive(self) -> list[int]:
+        return [self.places[k] for k in self.live]
+
+    def _record(self, t: int, which: Tensor, norm: Tensor, lr: Sequence[float]) -> None:
         """Record some of the lanes: those alive, and those that die now; not those that are dead and masked."""
-        seen = which.nonzero().flatten().tolist()
-        losses, norms = loss.cpu().numpy()[seen], norm.cpu().numpy()[seen]
-        log.record(t, [self.alive[k] for k in seen], losses, norms, np.asarray(lr)[seen])
+        seen = [k for k in which.nonzero().flatten().tolist() if k not in self.gone]
+        losses, norms = self.lanes.loss.cpu().numpy()[seen], norm.cpu().numpy()[seen]
+        self.log.record(t, [self.places[k] for k in seen], losses, norms, np.asarray(lr)[seen])
 
-    def _outcomes(self, log: Log, diverged: np.ndarray, ended: dict[int, dict[str, Tensor]]) -> list[Outcome]:
-        work = self.work
-        test = self.evaluate(work.problem.test) if work.test and self.alive else {}
-        at = {lane: k for k, lane in enumerate(self.alive)}
+    def _halve(self, t: int, scores: np.ndarray) -> None:
+        """Stop the worse half of the lanes that are left; one that fails to give a score is worse than any."""
+        live = self.live
+        worst = -np.inf if self.work.problem.higher_is_better else np.inf
+        ranked = np.where(np.isfinite(scores), scores, worst) * (-1 if self.work.problem.higher_is_better else 1)
+        for i in np.argsort(ranked, kind="stable")[(len(live) + 1) // 2 :].tolist():
+            self._leave(live[i], self.stopped, t)
+        self._compact(self.lanes.buffers)
+
+    def _leave(self, k: int, why: np.ndarray, t: int) -> None:
+        """Lane k goes at step t; what it ends with is kept."""
+        why[self.places[k]] = t
+        self.ended[self.places[k]] = self._state(k)
+        self.gone.add(k)
+        for x in self.lanes.x:  # it is carried along for a while; numbers that are not finite would be slow
+            x[k] = 0
+
+    def _bury(self, t: int) -> None:
+        """Note the lanes that have diverged since the last look, and what they end with."""
+        dead = [k for k in (~self.ok).nonzero().flatten().tolist() if k not in self.gone]
+        if dead and not self.work.recorded(t):
+            self._record(t, self.died == t, self.lanes.norm, [np.nan] * len(self.specs))
+        for k in dead:
+            self._leave(k, self.diverged, int(self.died[k]))
+
+    def _compact(self, buffers: Mapping[str, Tensor]) -> bool:
+        """Take the lanes that are gone out of every matrix, once few enough are left that a new recording pays; whether it was done."""
+        rest = self.live
+        if not rest or len(rest) > SPARSE * len(self.specs):
+            return False
+        keep = torch.tensor(rest, device=self.device)
+        buffers = {n: b.clone() for n, b in buffers.items()}
+        loss, norm, g = self.lanes.loss[keep], self.lanes.norm[keep], [g[keep] for g in self.lanes.g]
+        self.lanes.buffers = dict(buffers)
+        self.lanes.keep(keep)
+        for place, end in zip([self.lanes.loss, self.lanes.norm, *self.lanes.g], [loss, norm, *g], strict=True):
+            place.copy_(end)
+        self.update.keep(keep)
+        self.gradient.forget()
+        self.specs = [self.specs[k] for k in rest]
+        self.places, self.seeds = [self.places[k] for k in rest], [self.seeds[k] for k in rest]
+        self.ok, self.limit, self.died, self.gone = self.ok[keep], self.limit[keep], self.died[keep], set()
+        self.dropout, self.smoothing = self.update.numbers_of("dropout"), self.update.numbers_of("label_smoothing")
+        return True
+
+    # --- what lanes end with
+
+    def _outcomes(self) -> list[Outcome]:
+        work, at = self.work, {self.places[k]: i for i, k in enumerate(self.live)}
+        test = self.evaluate(work.problem.test) if work.test and at else {}
 
         def outcome(lane: int) -> Outcome:
-            state = (ended.get(lane) or self._state(at[lane])) if work.keep_weights else None
+            state = None
+            if work.keep_weights:
+                state = self.ended.get(lane) or self._state(self.live[at[lane]])
             scores = {name: float(column[at[lane]]) for name, column in test.items()} if lane in at else {}
-            return Outcome(log.curve(lane, int(diverged[lane])), int(diverged[lane]), state, scores)
+            diverged, stopped = int(self.diverged[lane]), int(self.stopped[lane])
+            return Outcome(self.log.curve(lane, max(diverged, stopped)), diverged, state, scores, stopped)
 
         return [outcome(lane) for lane in range(len(work.lanes))]
 
-    def _column(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=self.numbers, device=self.device)
-
-    @property
-    def one_batch(self) -> bool:
-        """Whether all lanes see the same batches, because they share a seed."""
-        return len(set(self.seeds)) == 1
-
-    def _batch(self, streams: Mapping[int, Any]) -> Any:
-        # every seed's stream moves on, also those whose lanes are gone
-        drawn = {seed: next(s) for seed, s in streams.items()}
-        if self.one_batch:
-            return take(self.data, drawn[self.seeds[0]].to(self.device))
-        return take(self.data, torch.stack([drawn[seed] for seed in self.seeds]).to(self.device))  # (K, batch, ...)
-
-    def _first(self, batch: Any) -> Any:
-        """The first lane's part of a batch."""
-        return batch if self.one_batch else tree_map(lambda leaf: leaf[0], batch)
-
-    def _compact(self, keep: Tensor) -> None:
-        """Take the dead lanes out of every matrix."""
-        rest = keep.tolist()
-        self.lanes, self.alive, self.seeds = ([column[k] for k in rest] for column in (self.lanes, self.alive, self.seeds))
-        self.x = self.x[keep]
-        self.x0 = None if self.x0 is None else self.x0[keep]
-        self.buffers = {n: b[keep] for n, b in self.buffers.items()}
-        self.states = tree_map(lambda s: s[keep], self.states)
-        self.varied = {n: v[keep] for n, v in self.varied.items()}
-
     def _state(self, k: int) -> dict[str, Tensor]:
-        states = tree_map(lambda s: s[k], self.states)
-        parts = self.layout.split(self.bound.readout(self.x[k], states).clone())
-        return dict(zip(self.layout.names, parts, strict=True)) | {n: b[k].clone() for n, b in self.buffers.items()}
+        answers = self.update.answers()
+        return {n: t[k].clone() for part in (answers, self.lanes.constants, self.lanes.buffers) for n, t in part.items()}
 
     def evaluate(self, data: Any) -> dict[str, np.ndarray]:
         """Metrics of all lanes alive, in evaluation mode."""
         self.stepper.eval()
+        live = self.live
+        answers = {**self.update.answers(), **self.lanes.constants, **self.lanes.buffers}
+        if len(live) < len(self.specs):
+            answers = {n: t[live] for n, t in answers.items()}
+        together = isinstance(self.gradient, Together)
 
         def forward(batch: Any, predict: bool) -> Any:
-            def one(flat: Tensor, buffers: Mapping[str, Tensor]) -> Any:
-                return functional_call(self.stepper, self._named(flat, buffers), (batch, predict))
+            def one(named: Mapping[str, Tensor]) -> Any:
+                return functional_call(self.stepper, {f"module.{n}": t for n, t in named.items()}, (batch, predict))
 
-            return vmap(one, randomness="same")(answers, self.buffers)
+            if together:
+                return vmap(one, randomness="same")(answers)
+            ends = [one({n: t[k] for n, t in answers.items()}) for k in range(len(live))]
+            return torch.utils._pytree.tree_map(lambda *parts: torch.stack(parts), *ends)
 
-        with torch.no_grad(), user_code("evaluating this model as a fleet failed (engine solo or pool takes any model)", None, CannotFuse):
-            answers = self.x if self.bound.rule.reader is None else vmap(self.bound.readout)(self.x, self.states)
-            return evaluate(self.work.problem, to(data, self.device), len(self.lanes), forward)
+        with torch.no_grad(), user_code("the evaluation of the model failed"):
+            size = max(2 * self.work.batch_size, 256 // len(live))  # rows at once: no more memory than training takes
+            return evaluate(self.work.problem, to(data, self.device), len(live), forward, size)

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from thalweg.core.batches import step_seed
+from thalweg.errors import UserError
 
 
 def seed_step(seed: int, t: int, device: torch.device) -> None:
@@ -44,14 +45,15 @@ def _arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, flo
 class _List(TorchFunctionMode):
     """Lists the dropout calls of a forward and lets the input through."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: bool) -> None:
         super().__init__()
+        self.every = every
         self.calls: list[Call] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _MULTIPLYING:
             x, p, training = _arguments(args, kwargs or {})
-            if training and p > 0:
+            if training and (p > 0 or self.every):
                 self.calls.append((func, x.shape, x.stride(), x.dtype, x.device, p))
             return x
         return func(*args, **(kwargs or {}))
@@ -60,14 +62,14 @@ class _List(TorchFunctionMode):
 class Replay(TorchFunctionMode):
     """Answers the dropout calls of a forward from a list of masks."""
 
-    def __init__(self, masks: Sequence[Tensor]) -> None:
+    def __init__(self, masks: Sequence[Tensor], every: bool = False) -> None:
         super().__init__()
-        self.masks = iter(masks)
+        self.masks, self.every = iter(masks), every
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _MULTIPLYING:
             x, p, training = _arguments(args, kwargs or {})
-            return x * next(self.masks) if training and p > 0 else x
+            return x * next(self.masks) if training and (p > 0 or self.every) else x
         return func(*args, **(kwargs or {}))
 
 
@@ -75,43 +77,41 @@ class Paired:
     """The noise of a fleet's forwards.
 
     forward(batch): one lane's plain forward. other: whether it draws random numbers besides dropout's; such a fleet must share
-    one seed, and the forward draws for itself.
+    one seed, and the forward draws for itself. every: dropout layers whose own probability is 0 count too.
     """
 
-    def __init__(self, forward: Callable[[Any], Any], device: torch.device, batch: Any) -> None:
-        self.forward, self.device = forward, device
+    def __init__(self, forward: Callable[[Any], Any], device: torch.device, batch: Any, every: bool = False) -> None:
+        self.forward, self.device, self.every = forward, device, every
         self.calls: dict[tuple[Any, ...], list[Call]] = {}
         self.other = self._note(batch)
 
     def _note(self, batch: Any) -> bool:
         """List the dropout calls of a forward of this batch's shape; say whether it draws other random numbers."""
-        calls, other = _list(lambda: self.forward(batch), self.device)
+        calls, other = _list(lambda: self.forward(batch), self.device, self.every)
         self.calls[_shapes(batch)] = calls
         return other
 
-    def masks(self, batch: Any, seeds: Sequence[int], t: int) -> list[Tensor]:
-        """What the dropout calls of step t multiply with; `batch` is one lane's."""
-        if self.other:  # the forward draws, dropout too, as the loop's would
-            seed_step(seeds[0], t, self.device)
-            return []
+    def masks(self, batch: Any, seeds: Sequence[int], t: int, one: bool, rates: Sequence[float] | None = None) -> list[Tensor]:
+        """What the dropout calls of step t multiply with; `batch` is one lane's.
+
+        one: without a dimension of lanes, which then share a seed. rates: each lane's dropout probability, in place of the model's own.
+        """
         if _shapes(batch) not in self.calls:
             self._note(batch)
         calls = self.calls[_shapes(batch)]
-        return _draw(calls, seeds, t) if calls else []
-
-    def check(self, batch: Any, seed: int, loss: Tensor) -> bool:
-        """Whether a first loss agrees with the plain forward's: not every operation draws alike under vmap."""
-        seed_step(seed, 0, self.device)
-        alone = self.forward(batch).detach().reshape(())
-        return torch.allclose(alone, loss, rtol=1e-4, atol=1e-6, equal_nan=True)
+        if not calls:
+            return []
+        kinds: list[tuple[int, float | None]] = list(zip(seeds, rates if rates is not None else [None] * len(seeds), strict=True))
+        drawn = {kind: _draw(calls, kind[0], t, kind[1]) for kind in dict.fromkeys(kinds)}
+        return drawn[kinds[0]] if one else [torch.stack([drawn[kind][i] for kind in kinds]) for i in range(len(calls))]
 
 
 def _shapes(batch: Any) -> tuple[Any, ...]:
     return tuple(leaf.shape for leaf in tree_flatten(batch)[0])
 
 
-def _list(forward: Callable[[], Any], device: torch.device) -> tuple[list[Call], bool]:
-    with torch.random.fork_rng(), _List() as mode, torch.no_grad():
+def _list(forward: Callable[[], Any], device: torch.device, every: bool) -> tuple[list[Call], bool]:
+    with torch.random.fork_rng(), _List(every) as mode, torch.no_grad():
         torch.manual_seed(0)
         forward()
         after = [torch.get_rng_state()]
@@ -128,15 +128,32 @@ def _mask(f: Callable, shape: torch.Size, stride: tuple[int, ...], dtype: torch.
     return f(torch.empty_strided(shape, stride, dtype=dtype, device=device).fill_(1.0), p, True)
 
 
-def _draw(calls: Sequence[Call], seeds: Sequence[int], t: int) -> list[Tensor]:
-    """The masks of step t: (lanes, ...) each, or without the lane dimension when all lanes share a seed."""
-    drawn: dict[int, list[Tensor]] = {}
-    for seed in dict.fromkeys(seeds):
-        seed_step(seed, t, calls[0][4])
-        drawn[seed] = [_mask(*call) for call in calls]
-    if len(drawn) == 1:
-        return next(iter(drawn.values()))
-    return [torch.stack([drawn[seed][i] for seed in seeds]) for i in range(len(calls))]
+def _draw(calls: Sequence[Call], seed: int, t: int, rate: float | None) -> list[Tensor]:
+    """The masks of step t for one seed, at the calls' own probability or at another."""
+    seed_step(seed, t, calls[0][4])
+    return [_mask(*call[:-1], call[-1] if rate is None else rate) for call in calls]
+
+
+class Smoothed(TorchFunctionMode):
+    """Answers cross entropies with smoothed labels, by a share that is a tensor."""
+
+    def __init__(self, share: Tensor) -> None:
+        super().__init__()
+        self.share = share
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.cross_entropy:
+            return func(*args, **(kwargs or {}))
+        names = ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction")
+        values = {"weight": None, "ignore_index": -100, "reduction": "mean", **dict(zip(names, args, strict=False)), **(kwargs or {})}
+        x, target = values["input"], values["target"]
+        if values["weight"] is not None or target.is_floating_point() or values["reduction"] != "mean" or x.dim() < 2:
+            raise UserError("label_smoothing can be set for a mean cross_entropy of class labels without class weights")
+        logs = F.log_softmax(x, 1)
+        kept = target != values["ignore_index"]
+        nll = F.nll_loss(logs, target, ignore_index=values["ignore_index"])
+        even = -(logs.mean(1) * kept).sum() / kept.sum()
+        return (1 - self.share) * nll + self.share * even
 
 
 def normal(seed: int, t: int, like: Tensor) -> Tensor:

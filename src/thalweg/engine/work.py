@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
 
 from thalweg.core.batches import batches
 from thalweg.core.problem import Problem, rows, take, to
@@ -38,7 +39,8 @@ class Work:
 
     start: seed -> a fresh module with that seed's initial weights. every: a record each so many steps.
     evaluations: the steps (updates done) at which validation metrics are taken, `steps` among them if any.
-    test: whether the test rows are touched, once, at the end.
+    test: whether the test rows are touched, once, at the end. rungs: evaluations at which the worse half of the lanes is stopped.
+    precision: "full", or "bf16" for a forward under bfloat16 autocast. accumulate: parts into which a batch is cut, one after the other.
     """
 
     problem: Problem
@@ -53,6 +55,9 @@ class Work:
     test: bool = False
     device: str = "cpu"
     keep_weights: bool = True
+    rungs: tuple[int, ...] = ()
+    precision: str = "full"
+    accumulate: int = 1
 
     def with_lanes(self, lanes: Sequence[Lane]) -> Work:
         return replace(self, lanes=tuple(lanes))
@@ -85,12 +90,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One lane's end. diverged_at: updates done when that was seen, or -1. state: the final parameters and buffers by name."""
+    """One lane's end. diverged_at, stopped_at: updates done when it diverged, or was stopped early; -1 where it was not.
+
+    state: the final parameters and buffers by name.
+    """
 
     curve: Curve
     diverged_at: int
     state: Mapping[str, Tensor] | None
     test: Mapping[str, float] = field(default_factory=dict)
+    stopped_at: int = -1
 
 
 Progress = Callable[[int, int, float], None]
@@ -122,13 +131,13 @@ class Log:
         self.eval_steps.append(t)
         self.evals.append(full)
 
-    def curve(self, lane: int, diverged_at: int) -> Curve:
-        """The records of one lane, up to the one at which it diverged."""
+    def curve(self, lane: int, end: int) -> Curve:
+        """The records of one lane, up to the step at which it ended early; -1 where it did not."""
         steps = np.asarray(self.steps, dtype=np.int64)
         table = np.stack(self.rows)[:, :, lane] if self.rows else np.empty((0, 4))
         kept = table[:, 3] == 1
         eval_steps = np.asarray(self.eval_steps, dtype=np.int64)
-        seen = eval_steps <= diverged_at if diverged_at >= 0 else np.ones(len(eval_steps), dtype=bool)
+        seen = eval_steps <= end if end >= 0 else np.ones(len(eval_steps), dtype=bool)
         names = self.evals[0] if self.evals else {}
         valid = {name: np.array([values[name][lane] for values in self.evals])[seen] for name in names}
         return Curve(steps[kept], table[kept, 0], table[kept, 1], table[kept, 2], eval_steps[seen], valid)
@@ -147,13 +156,19 @@ def rates(lanes: Sequence[Lane], names: Sequence[str], t: int) -> dict[str, list
 class Stepper(nn.Module):
     """A module and the problem's step in one, so that `functional_call` reaches the module however the step uses it."""
 
-    def __init__(self, module: nn.Module, problem: Problem) -> None:
+    def __init__(self, module: nn.Module, problem: Problem, precision: str = "full") -> None:
         super().__init__()
         self.module = module
         self.problem = problem
+        self.precision = precision
 
     def forward(self, batch: Any, predict: bool = False) -> Any:
-        return self.module(batch[0]) if predict else self.problem.lose(self.module, batch)
+        if self.precision == "full":
+            return self.module(batch[0]) if predict else self.problem.lose(self.module, batch)
+        kind = next(leaf.device.type for leaf in tree_flatten(batch)[0])
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
+            answer = self.module(batch[0]) if predict else self.problem.lose(self.module, batch)
+        return tree_map(lambda leaf: leaf.float() if leaf.dtype is torch.bfloat16 else leaf, answer)
 
 
 @contextlib.contextmanager
@@ -196,8 +211,15 @@ def cuda_devices(work: Work) -> list[int]:
     return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
 
 
-class CannotFuse(UserCodeError):
-    """The model or the rule runs by itself but not under `vmap`: it needs the solo or pool engine."""
+@contextlib.contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """A block that runs with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class user_code:
@@ -213,7 +235,7 @@ class user_code:
         if isinstance(error, Exception) and not isinstance(error, ThalwegError) and not out_of_memory(error):
             shapes = ""
             if self.batch is not None:
-                leaves = torch.utils._pytree.tree_flatten(self.batch)[0]
+                leaves = tree_flatten(self.batch)[0]
                 shapes = " on a batch of shapes " + ", ".join(str(tuple(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))
             said = " ".join(str(error).split())
             raise self.error(f"{self.what}{shapes}: {type(error).__name__}: {said}") from error

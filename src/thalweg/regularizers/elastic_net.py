@@ -7,7 +7,7 @@ from thalweg.core import Domain, Penalty, wrapper
 Ratio = Annotated[float, Domain("Ratio", low=0)]
 
 
-@wrapper(stage="loss", shelf="regularizers")
+@wrapper(stage="loss", shelf="regularizers", scope="element")
 def elastic_net(step, x, g, *, elastic_net: Penalty = 1e-4, elastic_beta: Ratio = 1.0, lr, weights):
     x = step(x, g)
     shrink = lr * elastic_net * weights

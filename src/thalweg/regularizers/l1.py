@@ -3,7 +3,7 @@
 from thalweg.core import Penalty, wrapper
 
 
-@wrapper(stage="loss", shelf="regularizers")
+@wrapper(stage="loss", shelf="regularizers", scope="element")
 def l1(step, x, g, *, l1: Penalty = 1e-4, lr, weights):
     x = step(x, g)
     return x.sign() * (x.abs() - lr * l1 * weights).clamp(min=0.0)

@@ -3,6 +3,6 @@
 from thalweg.core import Penalty, wrapper
 
 
-@wrapper(stage="loss", shelf="regularizers")
+@wrapper(stage="loss", shelf="regularizers", scope="element")
 def l2(step, x, g, *, l2: Penalty = 1e-4, weights):
     return step(x, g + 2 * l2 * weights * x)

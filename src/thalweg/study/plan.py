@@ -149,9 +149,12 @@ def finals(spec: Spec, rules: Mapping[str, Rule], chosen: Mapping[str, tuple[int
 def _job(
     print_of: str, rule: Rule, phase: str, optimizer: OptimizerSpec, trial: int, seed: int, config: Mapping[str, Any], spec: Spec
 ) -> Job:
-    identity = [
+    identity: list[Any] = [
         print_of, rule_source(rule), phase, optimizer.label, trial, seed, dict(config), spec.steps, spec.batch_size, spec.evaluations
     ]  # fmt: skip
+    # what is as usual is left out, so that studies from before these were settings keep their runs
+    identity += [[n, v] for n, v, usual in (("precision", spec.precision, "full"), ("accumulate", spec.accumulate, 1)) if v != usual]
+    identity += [["stop_early"]] if spec.stop_early and phase == "tune" else []
     return Job(digest(identity), phase, optimizer.label, trial, seed, dict(config))
 
 

@@ -54,10 +54,12 @@ class Bench:
         lanes = tuple(plan.lane(job, rule, self.wrappers, spec.steps) for job in jobs)
         marks = np.unique(np.linspace(0, spec.steps, spec.evaluations + 1).round().astype(int))
         problem = self.problem
+        halves = [spec.steps // 4, spec.steps // 2] if spec.stop_early and jobs[0].phase == "tune" else []
+        rungs = sorted({int(marks[np.abs(marks - half).argmin()]) for half in halves} - {0, spec.steps})
         return Work(
             problem, rule, lanes, lambda seed: plan.fresh(problem, seed), spec.steps, spec.batch_size, self.wrappers,
             every=max(1, spec.steps // 200), evaluations=tuple(marks.tolist()), test=jobs[0].phase == "final",
-            device=self.device, keep_weights=False,
+            device=self.device, keep_weights=False, rungs=tuple(rungs), precision=spec.precision, accumulate=spec.accumulate,
         )  # fmt: skip
 
 
@@ -114,6 +116,8 @@ def prepare(
     batch_size = n if raw.pop("full_batch", False) else int(raw.pop("batch_size", found.batch_size or min(32, n)))
     if not 1 <= batch_size <= n:
         raise UserError(f"batch_size = {batch_size} must be between 1 and the {n} training rows of {found.name}")
+    if raw.get("stop_early") and (kind != "compare" or raw.get("engine", "auto") not in ("auto", "fleet")):
+        raise UserError("stop_early ranks trials that train together: it is for compare, with engine auto or fleet")
     check(found)
     steps = _steps(raw, found, n, batch_size)
     for one in specs:
@@ -133,7 +137,7 @@ def prepare(
     return Bench(name, spec, found, rules, wrappers, choose.device(spec.device), identity, home)
 
 
-WHOLE = ("budget", "seeds", "steps", "batch_size", "evaluations", "seed")
+WHOLE = ("budget", "seeds", "steps", "batch_size", "evaluations", "seed", "accumulate")
 
 
 def _check_types(raw: Mapping[str, Any]) -> None:

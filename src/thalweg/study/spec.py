@@ -74,11 +74,15 @@ class Spec(Model):
     seed: int = Field(0, ge=0)
     engine: Literal["auto", "fleet", "pool", "solo"] = "auto"
     device: str = "auto"
+    stop_early: bool = False
+    precision: Literal["full", "bf16"] = "full"
+    accumulate: int = Field(1, ge=1)
 
 
 KEYS = {
     "problem", "target", "model", "loss", "all_rows", "standardize", "optimizers", "optimizer", "schedule", "budget", "seeds", "steps",
     "epochs", "batch_size", "full_batch", "evaluations", "seed", "engine", "device", "kind", "name", "data", "first",
+    "stop_early", "precision", "accumulate",
 }  # fmt: skip
 
 

@@ -116,8 +116,9 @@ class Store:
         rows = [
             {
                 "id": job.id, "group_id": group.id, "lane": k, "phase": job.phase, "optimizer": job.optimizer, "trial": job.trial,
-                "seed": job.seed, "config": json.dumps(dict(job.config)), "status": "done" if outcome.diverged_at < 0 else "diverged",
-                "diverged_at": outcome.diverged_at, "steps": steps, "engine": engine, "scores": json.dumps(scores(job, outcome)),
+                "seed": job.seed, "config": json.dumps(dict(job.config)), "status": status(outcome), "diverged_at": outcome.diverged_at,
+                "steps": outcome.stopped_at if outcome.stopped_at >= 0 else steps, "engine": engine,
+                "scores": json.dumps(scores(job, outcome)),
             }
             for k, (job, outcome) in enumerate(zip(group.jobs, outcomes, strict=True))
         ]  # fmt: skip
@@ -180,6 +181,11 @@ def _undisturbed() -> Iterator[None]:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def status(outcome: Outcome) -> str:
+    """How a run ended: "done", "diverged", or "stopped" early, with the score it had then."""
+    return "diverged" if outcome.diverged_at >= 0 else "stopped" if outcome.stopped_at >= 0 else "done"
 
 
 def scores(job: Job, outcome: Outcome) -> dict[str, float | None]:

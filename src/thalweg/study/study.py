@@ -16,7 +16,7 @@ import pandas as pd
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
 from thalweg.engine import choose, fleet, solo
-from thalweg.engine.work import CannotFuse, Outcome, Progress
+from thalweg.engine.work import Outcome, Progress
 from thalweg.errors import UserError
 from thalweg.launch import local
 from thalweg.study import folder as place
@@ -96,6 +96,7 @@ def compare(
     seeds: int | None = None,
     out: str | Path | None = None,
     time: float | None = None,
+    memory: str | int | None = None,
     watch: Watch | None = None,
     command: str = "",
     **asked: Any,
@@ -105,7 +106,8 @@ def compare(
     problem: a name ("digits-mlp"), a CSV file (with target=), `file.py:object`, a study's .toml, or a Problem.
     optimizers: names, `name[key=value]`, rules of your own, or a mapping name -> settings. budget: trials each, the defaults first.
     seeds: fresh seeds on which each chosen configuration is rerun. out: the study's folder; the same study there goes on where
-    it stopped; without it nothing is written to disk. time: seconds after which no new group is begun.
+    it stopped; without it nothing is written to disk. time: seconds after which no new group is begun. memory: how much a fleet may
+    take beside the data, such as "4GB"; larger ones are split.
     asked: steps or epochs, batch_size, schedule, seed, engine, device, data, first (configurations to try first), and the
     rest of `thalweg.study.spec.Spec`. Raises UserError before any training where something is wrong.
 
@@ -114,11 +116,20 @@ def compare(
     (12, True)
     """
     bench = prepare(problem, optimizers, budget=budget, seeds=seeds, **asked)
-    return run(bench, out, time=time, watch=watch, command=command)
+    return run(bench, out, time=time, memory=memory, watch=watch, command=command)
 
 
-def run(bench: Bench, out: str | Path | None = None, *, time: float | None = None, watch: Watch | None = None, command: str = "") -> Study:
-    """Run a prepared study, or what is left of it."""
+def run(
+    bench: Bench,
+    out: str | Path | None = None,
+    *,
+    time: float | None = None,
+    memory: str | int | None = None,
+    watch: Watch | None = None,
+    command: str = "",
+) -> Study:
+    """Run a prepared study, or what is left of it; see `compare`."""
+    limit = None if memory is None else choose.parse_memory(memory)
     folder = None if out is None else Path(out)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -126,7 +137,7 @@ def run(bench: Bench, out: str | Path | None = None, *, time: float | None = Non
         store = Store(address(folder / "study.db") if folder else "sqlite://")
         try:
             study = Study(store, folder)
-            _begin(study, bench, command)
+            _begin(study, bench, command, limit)
             _train(study, bench, time, watch)
         except BaseException:
             store.close()
@@ -134,9 +145,9 @@ def run(bench: Bench, out: str | Path | None = None, *, time: float | None = Non
     return study
 
 
-def estimate(bench: Bench) -> dict[str, Any]:
+def estimate(bench: Bench, memory: str | int | None = None) -> dict[str, Any]:
     """What a study will take, without running it: runs, engine, seconds and bytes by phase, from a few measured steps."""
-    choices = choose_engines(bench)
+    choices = choose_engines(bench, None if memory is None else choose.parse_memory(memory))
     counts = planned(bench)
     seconds = {phase: choice.predicted for phase, choice in choices.items()}
     known = [s for s in seconds.values() if s is not None]
@@ -159,20 +170,21 @@ def planned(bench: Bench) -> dict[str, int]:
     return {"tune": len(jobs), "final": len(bench.spec.optimizers) * bench.spec.seeds}
 
 
-def choose_engines(bench: Bench) -> dict[str, choose.Choice]:
-    """Phase -> the engine, from a few steps of one optimizer that takes gradients."""
+def choose_engines(bench: Bench, memory: int | None = None) -> dict[str, choose.Choice]:
+    """Phase -> the engine, from a few steps of one optimizer that takes gradients, within so many bytes."""
+    asked = "fleet" if bench.spec.stop_early else bench.spec.engine
     jobs = plan.tuning(bench.spec, bench.rules, bench.fingerprint)
     label = next((o.label for o in bench.spec.optimizers if bench.rules[o.label].gradient), bench.spec.optimizers[0].label)
     own = [job for job in jobs if job.optimizer == label]
     first = plan.groups(own, bench.rules, bench.wrappers, "fleet", len(own))[0].jobs
-    choices = {jobs[0].phase: choose.choose(bench.work(first), bench.spec.engine, len(jobs))}
+    choices = {jobs[0].phase: choose.choose(bench.work(first), asked, len(jobs), memory)}
     if bench.spec.kind == "compare":
         lanes = plan.finals(bench.spec, bench.rules, {label: (0, own[0].config)}, bench.fingerprint)
-        choices["final"] = choose.choose(bench.work(lanes), bench.spec.engine, len(bench.spec.optimizers) * bench.spec.seeds)
+        choices["final"] = choose.choose(bench.work(lanes), bench.spec.engine, len(bench.spec.optimizers) * bench.spec.seeds, memory)
     return choices
 
 
-def _begin(study: Study, bench: Bench, command: str) -> None:
+def _begin(study: Study, bench: Bench, command: str, memory: int | None = None) -> None:
     """Lay down what determines the study, or check that what lies there is the same."""
     store, spec = study.store, place.plain(bench.spec)
     old = store.get("spec")
@@ -185,7 +197,7 @@ def _begin(study: Study, bench: Bench, command: str) -> None:
         raise UserError(f"{study.folder} holds a study of other data, or of another model or rule of that name; choose another with --out")
     if store.get("plan") is None:
         # the plan is fixed before the first step and kept, so that what is cut off is repeated bit for bit
-        choices = choose_engines(bench)
+        choices = choose_engines(bench, memory)
         settings = {phase: asdict(choice) for phase, choice in choices.items()}
         problem = bench.problem
         facts = {
@@ -269,14 +281,5 @@ def train_group(
         begin(group)
     began = clock.perf_counter()
     work = bench.work(group.jobs)
-    used = choice.engine
-    if used == "fleet":
-        try:
-            outcomes = fleet.run(work, progress)
-        except CannotFuse:
-            if bench.spec.engine != "auto":
-                raise
-            outcomes, used = solo.run(work, progress), "solo"
-    else:
-        outcomes = solo.run(work, progress)
-    return outcomes, used, clock.perf_counter() - began
+    outcomes = fleet.run(work, progress, choice.way) if choice.engine == "fleet" else solo.run(work, progress)
+    return outcomes, choice.engine, clock.perf_counter() - began

@@ -19,7 +19,7 @@ from thalweg.core.schedule import Multiplier
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine import choose, fleet, solo
 from thalweg.engine.bound import resolve, structure_of
-from thalweg.engine.work import CannotFuse, Curve, Lane, Outcome, Progress, Work
+from thalweg.engine.work import Curve, Lane, Outcome, Progress, Work
 from thalweg.errors import UserError, unknown
 from thalweg.launch import local
 
@@ -110,6 +110,9 @@ def sweep(
     every: int = 10,
     step: Any = None,
     device: str = "auto",
+    precision: str = "full",
+    accumulate: int = 1,
+    memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> Runs:
     """Train configurations of one model together; all start from the given model's weights, which are left as they are.
@@ -118,6 +121,8 @@ def sweep(
     Problem (whose loss then counts). configs: each a dict of the rule's hyperparameters, of wrappers' (`clip_norm`, `l1`, ...) and
     `schedule` (a function of t, or a dict of them). seed: of the batches and noise; a sequence gives each configuration its own.
     engine: "auto", "fleet", "pool" or "solo". device: "auto" (cuda, mps or cpu) or its name. every: a record each so many steps.
+    precision: "full", or "bf16" for forwards under bfloat16 autocast. accumulate: parts of a batch, one after the other, whose gradients
+    are summed. memory: how much a fleet may take beside the data, such as "4GB".
     Raises UserError for configurations that are not valid, UserCodeError when the model itself fails.
 
     >>> import torch
@@ -142,6 +147,10 @@ def sweep(
             raise UserError(f"{name} = {value!r} must be a whole number")
     if steps < 0 or every < 1:
         raise UserError(f"steps = {steps} must be at least 0 and every = {every} at least 1")
+    if not isinstance(accumulate, numbers.Integral) or accumulate < 1:
+        raise UserError(f"accumulate = {accumulate!r} must be a whole number of at least 1")
+    if precision not in ("full", "bf16"):
+        raise unknown("precision", precision, ("full", "bf16"))
     if data is None:
         raise UserError("data is missing: give a pair of tensors (X, y), a dict of tensors or a Dataset")
     problem = Problem(lambda: copy.deepcopy(model), loss, train=tensors(data), step=step)
@@ -157,41 +166,39 @@ def sweep(
         lanes.append(Lane(full, seeds[k], make_schedules(config.get("schedule"), rule)))
         groups.setdefault(structure_of(rule, full, wrappers), []).append(k)
     base = Work(
-        problem, rule, tuple(lanes), lambda _: copy.deepcopy(model), steps, batch_size, wrappers, every, device=choose.device(device)
-    )
+        problem, rule, tuple(lanes), lambda _: copy.deepcopy(model), steps, batch_size, wrappers, every, device=choose.device(device),
+        precision=precision, accumulate=int(accumulate),
+    )  # fmt: skip
     largest = max(groups.values(), key=len)
-    choice = choose.choose(base.with_lanes([lanes[k] for k in largest]), engine, len(lanes))
+    limit = None if memory is None else choose.parse_memory(memory)
+    choice = choose.choose(base.with_lanes([lanes[k] for k in largest]), engine, len(lanes), limit)
     outcomes: dict[int, Outcome] = {}
-    used = choice.engine
     for members in groups.values():
-        work = base.with_lanes([lanes[k] for k in members])
-        try:
-            ends = run(work, choice, progress)
-        except CannotFuse:
-            if engine != "auto":
-                raise
-            ends, used = solo.run(work, progress), "solo"
+        ends = run(base.with_lanes([lanes[k] for k in members]), choice, progress)
         outcomes.update(zip(members, ends, strict=True))
     ends = [outcomes[k] for k in range(len(lanes))]
     homes = _homes(model)
     states = tuple({key: o.state[home] for key, home in homes.items() if home in o.state} for o in ends if o.state is not None)
-    return _runs(configs, ends, states, np.array(base.records), used)
+    return _runs(configs, ends, states, np.array(base.records), choice.engine)
 
 
 def run(work: Work, choice: choose.Choice, progress: Progress | None = None) -> list[Outcome]:
     """Train the lanes of a work on the chosen engine."""
     if choice.engine != "pool":
         size = choice.lanes if choice.engine == "fleet" else 1
-        train = fleet.run if choice.engine == "fleet" else solo.run
         pieces = [work.lanes[i : i + size] for i in range(0, len(work.lanes), size)]
         with choose.threads_of(choice.threads):
-            return [outcome for piece in pieces for outcome in train(work.with_lanes(piece), progress)]
+            return [outcome for piece in pieces for outcome in _piece(work.with_lanes(piece), choice, progress)]
     ends: dict[int, Outcome] = {}
     for k, (outcome,) in local.map(_alone, list(work.lanes), shared=work.with_lanes([]), workers=choice.workers):
         ends[k] = outcome
         if progress is not None:
             progress(work.steps, len(work.lanes) - len(ends), float("nan"))
     return [ends[k] for k in range(len(work.lanes))]
+
+
+def _piece(work: Work, choice: choose.Choice, progress: Progress | None) -> list[Outcome]:
+    return fleet.run(work, progress, choice.way) if choice.engine == "fleet" else solo.run(work, progress)
 
 
 def _alone(work: Work, lane: Lane) -> list[Outcome]:
