@@ -560,7 +560,7 @@ def test_a_fleet_too_large_for_memory_is_halved(monkeypatch):
     plan = choose.Choice("fleet", 11, 1, 1)
     with monkeypatch.context() as patch:
         patch.setattr(fleet.Fleet, "train", train_little)
-        patch.setattr(choose, "choose", lambda *_: plan)
+        patch.setattr(choose, "choose", lambda *_, **__: plan)
         runs = sweep("dropout", "adam", rates)
     assert sizes == [11, 5, 2, 3, 6, 3, 3]
     for k in range(11):

@@ -136,11 +136,11 @@ class Apart(Gradient):
 
     def _compare(self, k: int, given: tuple[Any, list[Tensor]]) -> None:
         again = self._answer({n: t.detach().clone() for n, t in self.lanes.one(k).items()}, *given)
-        compare(self.lanes.loss[k], again[0])
+        compare(self.lanes.loss[k], again[0], self.stepper.precision)
         if self.slopes:
             points = dict(zip(self.lanes.layout.names, again[1:], strict=False))
             for block, g in zip(self.lanes.blocks, self.lanes.g, strict=True):
-                compare(g[k], block.join([points[n] for n in block.names]))
+                compare(g[k], block.join([points[n] for n in block.names]), self.stepper.precision)
 
     @property
     def way(self) -> str:

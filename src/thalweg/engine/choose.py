@@ -21,6 +21,9 @@ ENGINES = ("auto", "fleet", "pool", "solo")
 STARTUP = 4.0
 """Seconds until worker processes have imported torch."""
 
+ENOUGH = 1000
+"""Steps of single lanes from which it pays to train small fleets for a moment, to measure what memory they take."""
+
 SMALL = 64 << 20
 """Bytes below which a fleet's memory need not be measured."""
 
@@ -69,12 +72,13 @@ def device(name: str = "auto") -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int | None = None) -> Choice:
+def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int | None = None, quick: bool = False) -> Choice:
     """Choose an engine for `runs` runs like the lanes of this work (all its lanes by default), within `limit` bytes.
 
     A named engine is taken as it is. "auto" trains one lane for a moment, predicts seconds and bytes of each engine from it, and takes the
-    fastest that fits; where there are steps enough, the fleet itself is timed. Fleets that do not fit are split. Raises UserError where
-    not even one run fits, UserCodeError when the user's model cannot run at all.
+    fastest that fits; where there are steps enough, the fleet itself is timed. Fleets that do not fit are split. quick: predict nothing
+    for a named engine where memory is plenty. Raises UserError where not even one run fits, UserCodeError when the user's model cannot run
+    at all.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
@@ -82,13 +86,13 @@ def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int
     threads = torch.get_num_threads()
     workers = max(1, joblib.cpu_count(only_physical_cores=True)) if work.device == "cpu" else 1
     cores = threads if work.device == "cpu" else 1
+    free = free_memory(work.device)
+    if quick and engine != "auto" and limit is None and _least(work) * len(work.lanes) < 0.1 * free:
+        apart = workers if engine == "pool" else 1
+        return Choice(engine, len(work.lanes) if engine == "fleet" else 1, apart, 1 if apart > 1 else threads, why="as asked")
     one = trial(work.with_lanes(work.lanes[:1]), "apart")
-    usable = min(limit or math.inf, 0.8 * free_memory(work.device))
-    if limit is not None and one.memory(1) > limit:
-        raise UserError(
-            f"one run needs about {_size(one.memory(1))}, more than the {_size(limit)} of --memory: "
-            "raise the limit, or take a smaller batch or model"
-        )
+    usable = min(limit or math.inf, 0.8 * free)
+    _within(one.memory(1), limit)
     # a step is about three forwards of a batch; validation is forwards alone
     amount = work.steps + len(work.evaluations) * (rows(work.problem.valid) / work.batch_size / 3 if work.evaluations else 0)
     seconds = {"solo": one.seconds * runs * amount}
@@ -97,6 +101,7 @@ def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int
     plan = _Plan("auto", 1, one.memory(1), one.seconds)
     if len(work.lanes) > 1 and engine in ("auto", "fleet"):
         plan = _plan(work, one, cores, usable)
+        _within(plan.memory, limit)
         seconds["fleet"] = plan.seconds / plan.lanes * runs * amount
     why = "as asked" if engine != "auto" else "the fastest of those predicted"
     if engine == "auto":
@@ -109,6 +114,15 @@ def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int
         return Choice(engine, plan.lanes, 1, threads, seconds, plan.memory, why, plan.way)
     apart = workers if engine == "pool" else 1
     return Choice(engine, 1, apart, 1 if apart > 1 else threads, seconds, one.memory(1) * apart, why)
+
+
+def _within(memory: int, limit: int | None) -> None:
+    """Raise UserError where what is left after splitting is still too much."""
+    if limit is not None and memory > limit:
+        raise UserError(
+            f"one run needs about {_size(memory)}, more than the {_size(limit)} of --memory: "
+            "raise the limit, or take a smaller batch or model"
+        )
 
 
 @dataclass(frozen=True)
@@ -126,9 +140,10 @@ def _plan(work: Work, one: Trial, cores: int, usable: float) -> _Plan:
     count = len(work.lanes)
     counted = {k: max(one.memory(k), one.memory(k, cores)) for k in range(1, count + 1)}
     small = counted[count] < SMALL <= usable
-    if work.steps < WORTH or (one.seconds > LONG and not small):
+    if work.steps < WORTH or (work.steps * count < ENOUGH and not small):
         lanes = max((k for k in counted if counted[k] <= usable), default=1)
-        return _Plan("auto", lanes, counted[lanes], one.seconds * lanes)
+        way = "threads" if one.seconds > LONG and cores > 1 else "apart" if one.seconds > LONG else "together"
+        return _Plan(way, lanes, counted[lanes], one.seconds * lanes)
     if small:
         whole, lanes = _largest(work, count, "auto")
         return _Plan(whole.way, lanes, whole.peak or counted[lanes], whole.seconds)
@@ -157,6 +172,12 @@ def _largest(work: Work, lanes: int, way: str) -> tuple[Trial, int]:
         if lanes == 1 or not out_of_memory(error):
             raise
     return _largest(work, lanes // 2, way)
+
+
+def _least(work: Work) -> int:
+    """Bytes that a lane takes at the very least: its point, gradient and states."""
+    numbers = sum(p.nbytes for p in work.start(work.lanes[0].seed).parameters())
+    return numbers * (4 + 2 * len(work.rule.states))
 
 
 def _size(count: float) -> str:

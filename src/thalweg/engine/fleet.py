@@ -7,6 +7,7 @@ Lanes share the model, the loss and the structure of the rule; they differ in hy
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,7 +82,8 @@ class Fleet:
         self.gone: set[int] = set()  # lanes here that are dead or stopped, and known to be
         self.dropout, self.smoothing = self.update.numbers_of("dropout"), self.update.numbers_of("label_smoothing")
         first = Feed(work, self.seeds).next(self.seeds, self.one_batch)
-        self.noise = noise.Paired(self._alone, self.device, self.feed.first(first, self.one_batch), self.dropout is not None)
+        alone, one = weakref.WeakMethod(self._alone), self.feed.first(first, self.one_batch)
+        self.noise = noise.Paired(alone, self.device, one, self.dropout is not None)
         self.one_mask = self.one_batch and self.dropout is None and self.smoothing is None
         if self.noise.other and self.dropout is not None:
             raise UserError("dropout cannot be varied in a model that draws other random numbers too")

@@ -76,18 +76,19 @@ class Replay(TorchFunctionMode):
 class Paired:
     """The noise of a fleet's forwards.
 
-    forward(batch): one lane's plain forward. other: whether it draws random numbers besides dropout's; such a fleet must share
+    forward()(batch): one lane's plain forward, held weakly.
+    other: whether it draws random numbers besides dropout's; such a fleet must share
     one seed, and the forward draws for itself. every: dropout layers whose own probability is 0 count too.
     """
 
-    def __init__(self, forward: Callable[[Any], Any], device: torch.device, batch: Any, every: bool = False) -> None:
+    def __init__(self, forward: Callable[[], Any], device: torch.device, batch: Any, every: bool = False) -> None:
         self.forward, self.device, self.every = forward, device, every
         self.calls: dict[tuple[Any, ...], list[Call]] = {}
         self.other = self._note(batch)
 
     def _note(self, batch: Any) -> bool:
         """List the dropout calls of a forward of this batch's shape; say whether it draws other random numbers."""
-        calls, other = _list(lambda: self.forward(batch), self.device, self.every)
+        calls, other = _list(lambda: self.forward()(batch), self.device, self.every)
         self.calls[_shapes(batch)] = calls
         return other
 

@@ -84,7 +84,7 @@ class Program:
         ends = [self._text(self.env[ref.number]) for ref in tape.outputs]
         body = "".join(f"    {line}\n" for line in self.lines)
         exec(compile(f"def replay({', '.join(parameters)}):\n{body}    return [{', '.join(ends)}]\n", "<tape>", "exec"), self.names)
-        self.replay = self.names["replay"]
+        self.replay = self.names.pop("replay")  # a function that its own names hold would outlive the program
         self.outputs = [self.env[ref.number] if isinstance(self.env[ref.number], Tensor) else None for ref in tape.outputs]
 
     def __call__(self, *given: Tensor) -> list[Tensor]:

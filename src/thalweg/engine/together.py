@@ -86,7 +86,7 @@ class Together(Gradient):
     def _compare(self, batch: Any, masks: Sequence[Tensor]) -> None:
         again = self._answer(batch, masks)
         for now, then in zip([self.lanes.loss, *self.lanes.g], [again[0], *again[2:]], strict=False):
-            compare(now, then)
+            compare(now, then, self.stepper.precision)
 
 
 def _sum(before: Any, share: float, part: Tensor) -> Tensor:

@@ -63,4 +63,5 @@ def trial(work: Work, way: str = "auto") -> Trial:
     lanes, update, gradient = len(work.lanes), fleet.update, fleet.gradient
     kept = fleet.lanes.memory + update.memory
     del fleet
-    return Trial(gradient.way, gradient.taped, seconds, lanes, kept // lanes, gradient.peak, gradient.memory, update.peak // lanes, peak.bytes)
+    sizes = (kept // lanes, gradient.peak, gradient.memory, update.peak // lanes, peak.bytes)
+    return Trial(gradient.way, gradient.taped, seconds, lanes, *sizes)

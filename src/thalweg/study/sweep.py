@@ -171,7 +171,7 @@ def sweep(
     )  # fmt: skip
     largest = max(groups.values(), key=len)
     limit = None if memory is None else choose.parse_memory(memory)
-    choice = choose.choose(base.with_lanes([lanes[k] for k in largest]), engine, len(lanes), limit)
+    choice = choose.choose(base.with_lanes([lanes[k] for k in largest]), engine, len(lanes), limit, quick=True)
     outcomes: dict[int, Outcome] = {}
     for members in groups.values():
         ends = run(base.with_lanes([lanes[k] for k in members]), choice, progress)
