@@ -33,11 +33,11 @@ from thalweg.engine.program import Program
 from thalweg.engine.strategies import FORMS, REWRITES, forced
 from thalweg.engine.tape import Unrecordable, fuse, record
 from thalweg.engine.trial import trial
-from thalweg.engine.work import Lane, Outcome, Work
+from thalweg.engine.work import Lane, Outcome, Work, threads_of
 from thalweg.study.prepare import prepare
 from thalweg.study.sweep import Runs, all_wrappers
 
-STEPS = 40
+STEPS = 25
 LANES = ({"lr": 0.02}, {"lr": 0.05, "beta1": 0.5}, {"lr": 1e-3}, {"lr": 0.01})
 
 
@@ -66,6 +66,15 @@ def looped(name: str, config, rule_name: str, seed: int = 0) -> nn.Module:
     return train(s.model, s.loss, s.data, rule_name, config, steps=20, batch_size=16, seed=seed).model
 
 
+@pytest.fixture(autouse=True)
+def machine():
+    """One thread, which is fastest for small models; ways of several threads ask for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # --- every way, taped or not, equals the loop
 
 
@@ -74,7 +83,8 @@ def looped(name: str, config, rule_name: str, seed: int = 0) -> nn.Module:
 @pytest.mark.parametrize("name", ["mlp", "cnn", "batch-norm", "dropout"])
 @pytest.mark.parametrize("seeds", [[3, 3, 3, 3], [3, 4, 3, 5]], ids=["one seed", "seeds"])
 def test_every_way_equals_the_loop(name, way, taped, seeds):
-    ends = fleet.run(work(name, seeds=seeds), way=way, taped=taped)
+    with threads_of(2 if way == "threads" else 1):
+        ends = fleet.run(work(name, seeds=seeds), way=way, taped=taped)
     for end, config, seed in zip(ends, LANES, seeds, strict=True):
         assert gap(end, name, config, seed=seed) <= 1e-10
 
@@ -289,7 +299,8 @@ def test_a_fleet_that_is_done_is_gone_at_once(way):
     gc.collect()
     gc.disable()
     try:
-        f = fleet.Fleet(work("dropout"), way, True)
+        with threads_of(2):
+            f = fleet.Fleet(work("dropout"), way, True)
         f.train(None)
         places = [weakref.ref(x) for x in (*f.lanes.x, *f.lanes.g)]
         del f
@@ -300,12 +311,12 @@ def test_a_fleet_that_is_done_is_gone_at_once(way):
 
 def test_accumulation_needs_less_memory():
     s = sample("cnn", torch.float32)
-    data = (s.data[0].repeat(16, 1, 1, 1), s.data[1].repeat(16))
+    data = (s.data[0].repeat(4, 1, 1, 1), s.data[1].repeat(4))
 
     def passing(parts: int) -> int:
         problem = Problem(lambda: s.model, s.loss, train=data)
         lanes = tuple(Lane(resolve(shelf("optimizers")["sgd"], {}, ())) for _ in range(4))
-        return trial(Work(problem, shelf("optimizers")["sgd"], lanes, lambda _: s.model, 3, 256, accumulate=parts), "together").recording
+        return trial(Work(problem, shelf("optimizers")["sgd"], lanes, lambda _: s.model, 3, 64, accumulate=parts), "together").recording
 
     assert passing(8) < passing(1) / 2
 

@@ -43,6 +43,8 @@ def digest(*parts: object) -> str:
 
 
 _known: dict[str, str] = {}
+found: list[str] = []
+"""The keys for which something had to be measured in this process."""
 
 
 def remembered(key: object, options: tuple[str, ...], find: Callable[[], str]) -> str:
@@ -57,6 +59,7 @@ def remembered(key: object, options: tuple[str, ...], find: Callable[[], str]) -
             said = path.read_text(encoding="utf-8") if path.exists() else ""
             if said not in options:
                 said = find()
+                found.append(name)
                 with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as draft:
                     draft.write(said)
                 try:

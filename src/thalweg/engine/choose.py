@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from thalweg.core.problem import rows
+from thalweg.engine import cache
 from thalweg.engine.trial import Trial, trial
 from thalweg.engine.ways import LONG, WORTH
 from thalweg.engine.work import Work, out_of_memory, threads_of
@@ -167,7 +168,11 @@ def _plan(work: Work, one: Trial, cores: int, usable: float) -> _Plan:
 def _largest(work: Work, lanes: int, way: str) -> tuple[Trial, int]:
     """A trial of so many lanes, or of the most that memory takes."""
     try:
-        return trial(work.with_lanes(work.lanes[:lanes]), way), lanes
+        before = len(cache.found)
+        first = trial(work.with_lanes(work.lanes[:lanes]), way)
+        if len(cache.found) == before or (first.peak or 0) < SMALL:
+            return first, lanes
+        return trial(work.with_lanes(work.lanes[:lanes]), way), lanes  # measuring forms takes memory that training does not
     except (RuntimeError, MemoryError) as error:
         if lanes == 1 or not out_of_memory(error):
             raise
