@@ -157,7 +157,7 @@ def rows(quick: bool = False, device: str = "cpu", most: int | None = None) -> l
             Row("CNN 1x28x28", *images, between(*wide, many(8)), 32, 100, promise=1.3, aim=2.0),
             Row("two-layer net, digits", *net, between(*wide, many(256)), 32, 200, promise=20.0),
             Row("transformer block", Attention(256, 10), ce, (tokens, tokens[:, 0] % 10), between(1e-5, 1e-2, 4), 16, 30, promise=0.95),
-            Row("ResNet-18, 3x32x32", resnet18(), ce, classes(64, (3, 32, 32), 10), between(1e-4, 1e-3, 2), 16, 4, promise=0.95),
+            Row("ResNet-18, 3x32x32", resnet18(), ce, classes(64, (3, 32, 32), 10), between(1e-4, 1e-3, 2), 16, 15, promise=0.95),
         ]
     if quick:
         table = [

@@ -22,6 +22,9 @@ ENGINES = ("auto", "fleet", "pool", "solo")
 STARTUP = 4.0
 """Seconds until worker processes have imported torch."""
 
+SHORT = 10.0
+"""Seconds below which the way gradients are taken is left to the run itself to find."""
+
 ENOUGH = 1000
 """Steps of single lanes from which it pays to train small fleets for a moment, to measure what memory they take."""
 
@@ -101,7 +104,7 @@ def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int
         seconds["pool"] = one.seconds * amount * math.ceil(runs / workers) * SLOWER + STARTUP
     plan = _Plan("auto", 1, one.memory(1), one.seconds)
     if len(work.lanes) > 1 and engine in ("auto", "fleet"):
-        plan = _plan(work, one, cores, usable)
+        plan = _plan(work, one, cores, usable, seconds["solo"] < SHORT)
         _within(plan.memory, limit)
         seconds["fleet"] = plan.seconds / plan.lanes * runs * amount
     why = "as asked" if engine != "auto" else "the fastest of those predicted"
@@ -136,7 +139,7 @@ class _Plan:
     seconds: float
 
 
-def _plan(work: Work, one: Trial, cores: int, usable: float) -> _Plan:
+def _plan(work: Work, one: Trial, cores: int, usable: float, short: bool) -> _Plan:
     """The largest fleet that fits. Where it is small or slow it is counted, else two small ones are trained for a moment and measured."""
     count = len(work.lanes)
     counted = {k: max(one.memory(k), one.memory(k, cores)) for k in range(1, count + 1)}
@@ -145,6 +148,8 @@ def _plan(work: Work, one: Trial, cores: int, usable: float) -> _Plan:
         lanes = max((k for k in counted if counted[k] <= usable), default=1)
         way = "threads" if one.seconds > LONG and cores > 1 else "apart" if one.seconds > LONG else "together"
         return _Plan(way, lanes, counted[lanes], one.seconds * lanes)
+    if short and small:
+        return _Plan("auto", count, counted[count], one.seconds * count)
     if small:
         whole, lanes = _largest(work, count, "auto")
         return _Plan(whole.way, lanes, whole.peak or counted[lanes], whole.seconds)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg.engine.apart import Apart
 from thalweg.engine.cache import remembered
@@ -66,12 +66,16 @@ def _found(together: Together, apart: Apart, batch: Any, masks: Sequence[Tensor]
         return "threads" if lone() > LONG else "together"
 
     def fastest() -> str:
-        if not _runs(together, batch, masks):
-            lone()
-            return "threads"
-        seconds = {"together": measure(lambda: together(batch, masks, range(lanes)), device)}
-        if seconds["together"] < DISPATCH * together.operations * lanes / cores:
-            return "together"
+        # convolutions of several lanes are no faster as one, on a processor
+        heavy = device.type == "cpu" and any(isinstance(m, nn.modules.conv._ConvNd) for m in together.stepper.modules())
+        seconds: dict[str, float] = {}
+        if not heavy:
+            if not _runs(together, batch, masks):
+                lone()
+                return "threads"
+            seconds["together"] = measure(lambda: together(batch, masks, range(lanes)), device)
+            if seconds["together"] < DISPATCH * together.operations * lanes / cores:
+                return "together"
         seconds["apart"] = lone() * lanes
         if apart.taped and cores > 1:
             apart.spread_over(cores)
