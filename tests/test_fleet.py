@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg as tw
 from loops import distance, flat, train
@@ -347,6 +348,37 @@ def test_bf16_trains_near_full_precision_and_keeps_float32_weights(way):
     three = fleet.run(work("mlp", dtype=torch.float32, precision="bf16", steps=3), way=way)[0]
     x, y = flat(hand.model, three.state), flat(loop.model.inner)
     assert (x - y).norm() / y.norm() < 0.02
+
+
+@pytest.mark.parametrize("engine", ["fleet", "solo", "auto"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loaders_batches_are_shared_by_all_lanes(engine, workers):
+    s = sample("dropout")
+    loader = DataLoader(TensorDataset(*s.data), batch_size=16, shuffle=True, num_workers=workers)
+    configs = [{"lr": lr} for lr in (0.01, 0.05, 0.1)]
+    seeds = [3, 4, 3]
+    runs = tw.sweep(s.model, s.loss, loader, optimizer="adam", configs=configs, steps=10, seed=seeds, engine=engine, device="cpu")
+    for k, config in enumerate(configs):
+        model = copy.deepcopy(s.model)
+        optimizer = torch.optim.Adam(model.parameters(), **config)
+        t = 0
+        for epoch in range(3):
+            torch.manual_seed(tw.step_seed(0, epoch))
+            for inputs, targets in loader:
+                if t < 10:
+                    torch.manual_seed(tw.step_seed(seeds[k], t))
+                    optimizer.zero_grad()
+                    s.loss(model(inputs), targets).backward()
+                    optimizer.step()
+                t += 1
+        assert distance(runs.state_dict(k), model) <= 1e-10
+
+
+def test_a_loader_without_batches_is_told():
+    s = sample("mlp")
+    loader = DataLoader(TensorDataset(*s.data), batch_size=1000, drop_last=True)
+    with pytest.raises(tw.UserError, match="the DataLoader gives no batches"):
+        tw.sweep(s.model, s.loss, loader, configs=[{}], steps=2)
 
 
 # --- rules and models that vmap cannot take

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from thalweg.core.stream import Stream
 from thalweg.errors import UserError
 
 Batch = Any
@@ -142,7 +143,9 @@ def to(batch: Batch, device: Any) -> Batch:
 
 
 def tensors(data: Any) -> Batch:
-    """Data as tensors in memory: a Dataset is read row by row once; arrays become tensors; tensors stay themselves."""
+    """Data as tensors in memory: a Dataset is read row by row once; arrays become tensors; tensors and streams stay themselves."""
+    if isinstance(data, Stream):
+        return data
     if isinstance(data, torch.utils.data.TensorDataset):
         return tuple(data.tensors)
     if isinstance(data, torch.utils.data.Dataset):

@@ -32,7 +32,7 @@ SMALL = 64 << 20
 """Bytes below which a fleet's memory need not be measured."""
 
 SLOWER = 1.2
-"""By how much a process of a pool is slower, which has one thread and shares memory with its neighbours."""
+"""By how much a step on one thread of several is slower than its share: memory is shared with its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _plan(work: Work, one: Trial, cores: int, usable: float, short: bool) -> _Pl
     if work.steps < WORTH or (work.steps * count < ENOUGH and not small):
         lanes = max((k for k in counted if counted[k] <= usable), default=1)
         way = "threads" if one.seconds > LONG and cores > 1 else "apart" if one.seconds > LONG else "together"
-        return _Plan(way, lanes, counted[lanes], one.seconds * lanes)
+        return _Plan(way, lanes, counted[lanes], one.seconds * lanes * (SLOWER / cores if way == "threads" else 1.0))
     if short and small:
         return _Plan("auto", count, counted[count], one.seconds * count)
     if small:

@@ -1,15 +1,16 @@
-"""Where batches come from: rows gathered by index into memory that stays where it is from step to step."""
+"""Where batches come from: rows gathered by index, or a loader's batches, in memory that stays where it is from step to step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from thalweg.core.problem import to
+from thalweg.core.stream import Stream
 from thalweg.engine.work import Work, stream
 
 
@@ -18,12 +19,23 @@ class Feed:
 
     def __init__(self, work: Work, seeds: Sequence[int]) -> None:
         self.device = torch.device(work.device)
+        self.held: dict[Any, Any] = {}
+        self.flow: Iterator[Any] | None = None
+        if isinstance(work.problem.train, Stream):
+            self.flow = work.problem.train.batches()
+            return
         self.data = to(work.problem.train, self.device)
         self.streams = {seed: stream(work, seed) for seed in dict.fromkeys(seeds)}
-        self.held: dict[torch.Size, Any] = {}
+
+    @staticmethod
+    def shared(work: Work, seeds: Sequence[int]) -> bool:
+        """Whether all lanes see the same batches."""
+        return isinstance(work.problem.train, Stream) or len(set(seeds)) == 1
 
     def next(self, seeds: Sequence[int], one: bool) -> Any:
         """The next step's batch; the tensors are the same objects whenever the shape is, and their numbers last until the next call."""
+        if self.flow is not None:
+            return self._keep(to(next(self.flow), self.device))
         # every seed's stream moves on, also those whose lanes are gone
         drawn: Mapping[int, Tensor] = {seed: next(s) for seed, s in self.streams.items()}
         index = drawn[seeds[0]] if one else torch.stack([drawn[seed] for seed in seeds])
@@ -38,6 +50,15 @@ class Feed:
 
         tree_map(gather, self.data, self.held[index.shape])
         return self.held[index.shape]
+
+    def _keep(self, batch: Any) -> Any:
+        leaves = tree_flatten(batch)[0]
+        key = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in self.held:
+            self.held[key] = batch
+        else:
+            tree_map(lambda place, leaf: place.copy_(leaf), self.held[key], batch)
+        return self.held[key]
 
     def first(self, batch: Any, one: bool) -> Any:
         """The first lane's part of a batch."""

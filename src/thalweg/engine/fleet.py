@@ -72,7 +72,7 @@ class Fleet:
         layout = probe(work, module)
         bound = bind(work.rule, [lane.config for lane in self.specs], work.wrappers, layout)
         self.rule = bound.rule
-        self.one_batch = len(set(self.seeds)) == 1
+        self.one_batch = Feed.shared(work, self.seeds)
         self.stepper = Stepper(module, work.problem, work.precision)
         self.lanes = Lanes(modules, self.seeds, layout, bound.by_number)
         self.patience = PATIENCE.get(self.device.type, 16)
@@ -84,7 +84,7 @@ class Fleet:
         first = Feed(work, self.seeds).next(self.seeds, self.one_batch)
         alone, one = weakref.WeakMethod(self._alone), self.feed.first(first, self.one_batch)
         self.noise = noise.Paired(alone, self.device, one, self.dropout is not None)
-        self.one_mask = self.one_batch and self.dropout is None and self.smoothing is None
+        self.one_mask = len(set(self.seeds)) == 1 and self.dropout is None and self.smoothing is None
         if self.noise.other and self.dropout is not None:
             raise UserError("dropout cannot be varied in a model that draws other random numbers too")
         self.gradient = self._gradient(first, way)

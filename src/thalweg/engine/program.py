@@ -101,8 +101,8 @@ class Program:
         still = all(isinstance(self.env[n], Tensor) for n in numbers)
         value = self.tape.values[node.outs[0]] if node.outs else None
         if node.writes:
-            self._emit(f"{self._call(node)}")
-            for out, number in zip(node.outs, self._written(node), strict=False):
+            self.lines.append(f"{self._call(node)}")
+            for out, number in zip(node.outs, node.reads(), strict=False):
                 self.env.setdefault(out, self.env[number])
             return
         assert value is not None
@@ -118,13 +118,13 @@ class Program:
         elif node.op in EMPTY:
             self._memory(node.outs[0])
         elif node.op in FILLED:
-            self._emit(f"{self._text(self._memory(node.outs[0]))}.fill_({FILLED[node.op]})")
+            self.lines.append(f"{self._text(self._memory(node.outs[0]))}.fill_({FILLED[node.op]})")
         elif node.op in COPIES:
-            self._emit(f"{self._text(self._memory(node.outs[0]))}.copy_({self._argument(node.args[0])})")
+            self.lines.append(f"{self._text(self._memory(node.outs[0]))}.copy_({self._argument(node.args[0])})")
         elif node.op is ATEN.relu.default:
             source = self._argument(node.args[0])
-            self._emit(f"torch.clamp_min({source}, 0, out={self._text(self._output(i, node, True))})")
-        elif node.op in POINTWISE or (node.op in APART and _whole(node)):
+            self.lines.append(f"torch.clamp_min({source}, 0, out={self._text(self._output(i, node, True))})")
+        elif node.op in POINTWISE or node.op in APART:
             self._into(i, node)
         else:
             self._anew(node)
@@ -139,7 +139,7 @@ class Program:
         self.used += [p for p in places if not isinstance(p, str)]
         sizes = [self._text(ctypes.c_long(n)) for n in (kernel.rows, kernel.columns)]
         numbers = [self._text(ctypes.c_double(n)) for n in kernel.numbers]
-        self._emit(f"{self._text(kernel.call)}({', '.join([*sizes, *terms, *numbers])})")
+        self.lines.append(f"{self._text(kernel.call)}({', '.join([*sizes, *terms, *numbers])})")
 
     def _into(self, i: int, node: Node) -> None:
         """Call an operation in the form that writes into given memory."""
@@ -148,7 +148,7 @@ class Program:
         arguments += [f"{k}={self._argument(v)}" for k, v in node.kwargs.items()]
         out = self._text(self._output(i, node, node.op in POINTWISE))
         word = "grad_input" if node.op in GRADIENT_INPUT else "out"
-        self._emit(f"{self._text(function)}({', '.join([*arguments, f'{word}={out}'])})")
+        self.lines.append(f"{self._text(function)}({', '.join([*arguments, f'{word}={out}'])})")
 
     def _scalars(self, node: Node) -> torch.dtype | None:
         """The type in which numbers among the arguments are passed as tensors, which is quicker and means the same; None: as they are.
@@ -182,7 +182,7 @@ class Program:
         call = self._call(node)
         one = len(node.op._schema.returns) == 1 and not str(node.op._schema.returns[0].type).startswith("List")
         if one:
-            self._emit(f"{left[0]} = {call}")
+            self.lines.append(f"{left[0]} = {call}")
         else:
             self.lines.append(f"{', '.join(left)}, = [a for a in {call} if a is not None]")
 
@@ -191,15 +191,9 @@ class Program:
         if number in self.frozen:
             self.frozen.add(node.outs[0])
 
-    def _written(self, node: Node) -> list[int]:
-        return [leaf.number for leaf in node.args if isinstance(leaf, Ref)]
-
     def _call(self, node: Node) -> str:
         arguments = [self._argument(a) for a in node.args] + [f"{k}={self._argument(v)}" for k, v in node.kwargs.items()]
         return f"{self._text(node.op)}({', '.join(arguments)})"
-
-    def _emit(self, line: str) -> None:
-        self.lines.append(line)
 
     # --- memory
 
@@ -300,8 +294,3 @@ def _same(a: Any, b: Any) -> bool:
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         return False
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
-
-
-def _whole(node: Node) -> bool:
-    """Whether an operation without `out` has the same arguments with it."""
-    return not (node.op is ATEN.cat.default and not node.args[0])

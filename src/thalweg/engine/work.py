@@ -16,6 +16,7 @@ from thalweg.core.batches import batches
 from thalweg.core.problem import Problem, rows, take, to
 from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
+from thalweg.core.stream import Stream
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine.bound import Layout
 from thalweg.errors import ThalwegError, UserCodeError, UserError
@@ -187,8 +188,9 @@ def probe(work: Work, module: nn.Module) -> Layout:
 
     Parameters that the gradient does not reach, frozen ones among them, are constants of the run, as torch.optim skips them.
     """
-    index = next(stream(work, work.lanes[0].seed))
-    batch = to(take(work.problem.train, index), work.device)
+    train = work.problem.train
+    first = next(train.batches()) if isinstance(train, Stream) else take(train, next(stream(work, work.lanes[0].seed)))
+    batch = to(first, work.device)
     candidates = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     with untouched(module), torch.enable_grad(), user_code("the model's training step failed", batch):
         torch.manual_seed(0)

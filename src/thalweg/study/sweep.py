@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from thalweg.core import catalogue
 from thalweg.core.problem import Problem, rows, tensors
 from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
+from thalweg.core.stream import Stream
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine import choose, fleet, solo
 from thalweg.engine.bound import resolve, structure_of
@@ -117,8 +119,9 @@ def sweep(
 ) -> Runs:
     """Train configurations of one model together; all start from the given model's weights, which are left as they are.
 
-    loss: (output, targets) -> scalar; or step: (model, batch) -> scalar. data: a pair of tensors, a dict of tensors, a Dataset, or a
-    Problem (whose loss then counts). configs: each a dict of the rule's hyperparameters, of wrappers' (`clip_norm`, `l1`, ...) and
+    loss: (output, targets) -> scalar; or step: (model, batch) -> scalar. data: a pair of tensors, a dict of tensors, a Dataset, a
+    Problem (whose loss then counts), or a DataLoader, whose batches all configurations share (batch_size is then the loader's).
+    configs: each a dict of the rule's hyperparameters, of wrappers' (`clip_norm`, `l1`, ...) and
     `schedule` (a function of t, or a dict of them). seed: of the batches and noise; a sequence gives each configuration its own.
     engine: "auto", "fleet", "pool" or "solo". device: "auto" (cuda, mps or cpu) or its name. every: a record each so many steps.
     precision: "full", or "bf16" for forwards under bfloat16 autocast. accumulate: parts of a batch, one after the other, whose gradients
@@ -153,8 +156,9 @@ def sweep(
         raise unknown("precision", precision, ("full", "bf16"))
     if data is None:
         raise UserError("data is missing: give a pair of tensors (X, y), a dict of tensors or a Dataset")
-    problem = Problem(lambda: copy.deepcopy(model), loss, train=tensors(data), step=step)
-    if not 1 <= batch_size <= rows(problem.train):
+    data = Stream(data) if isinstance(data, DataLoader) else tensors(data)
+    problem = Problem(lambda: copy.deepcopy(model), loss, train=data, step=step)
+    if not isinstance(data, Stream) and not 1 <= batch_size <= rows(problem.train):
         raise UserError(f"batch_size = {batch_size} must be between 1 and the {rows(problem.train)} rows of the data")
     seeds = [int(seed)] * len(configs) if isinstance(seed, int | np.integer) else [int(s) for s in seed]
     if len(seeds) != len(configs):
