@@ -544,3 +544,25 @@ def test_a_choice_says_what_it_predicts():
 def test_rewrites_are_for_operations_with_several_forms():
     assert set(REWRITES) == set(FORMS)
     assert all(len(forms) > 1 for forms in FORMS.values())
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 24), nn.Linear(8, 3)
+
+    def forward(self, x):
+        q, k, v = self.into(x).view(-1, 4, 2, 3).transpose(1, 2).repeat(1, 1, 2, 1).chunk(3, -1)
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).flatten(1)[:, :8])
+
+
+@pytest.mark.parametrize("way", ["together", "apart"])
+def test_attention_takes_the_math_path_in_a_fleet(way):
+    s = sample("mlp")
+    torch.manual_seed(0)
+    model = Attends().double()
+    w = work("mlp")
+    w = replace(w, problem=Problem(lambda: model, s.loss, train=s.data), start=lambda _: copy.deepcopy(model))
+    for end, config in zip(fleet.run(w, way=way), LANES, strict=True):
+        hand = train(model, s.loss, s.data, "adam", config, steps=STEPS, batch_size=s.batch_size)
+        assert distance(end.state, hand.model) <= 1e-10

@@ -181,7 +181,7 @@ class Fleet:
 
     def _slopes(self, batch: Any, t: int) -> Mapping[str, Tensor]:
         """Losses and gradients of all lanes; the buffers after the forward."""
-        check = self.gradient.taped and t > 0 and math.log(t, 8).is_integer()
+        check = self.gradient.taped and t > 1 and math.log(t, 8).is_integer()
         draws = (lambda k: noise.seed_step(self.seeds[k], t, self.device)) if self.noise.other else None
         return self.gradient(batch, self._masks(batch, t), self.live, check, draws)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten
 
 from thalweg.engine.gradient import Gradient, compare
@@ -61,7 +62,8 @@ class Together(Gradient):
         g: list[Any] = [0.0] * len(lanes.x)
 
         def one(points: Any, others: Any, batch: Any, masks: Any) -> Any:
-            return self.lose({**points, **others}, batch, masks)
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention know no lanes
+                return self.lose({**points, **others}, batch, masks)
 
         for share, rows, own in self.parts(batch, masks, 0 if dims[2] is None else 1):
             if self.slopes:
