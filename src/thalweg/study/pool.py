@@ -82,8 +82,9 @@ class Search:
     """The best validation score after n trials, for n = 1 .. N drawn from the N that were run; arrays (N,).
 
     trials: 1 .. N. expected: its mean over all ways to draw n of them. median, low, high: its median and 10 % and 90 %
-    quantiles (low <= high as numbers). luck: the standard deviation of the best of N when N trials are drawn with replacement.
-    failed: trials without a score, each counted as the worst that has one; all arrays are nan where none has.
+    quantiles (low <= high as numbers). luck: how much worse than the best found one in ten searches of the same size would have
+    ended, by drawing N trials with replacement; nan for one trial. failed: trials without a score, each counted as the worst that
+    has one; all arrays are nan where none has.
     """
 
     optimizer: str
@@ -101,8 +102,9 @@ def search(trials: Pool) -> Search:
 
     With v_1 the best of N scores and v_N the worst, the best of n drawn without replacement is v_r with chance C(N - r, n - 1) / C(N, n),
     and at least as good as v_r with chance 1 - C(N - r, n) / C(N, n). The mean is the U-statistic of the expected best of n
-    independent trials, hence unbiased for every n <= N. For the luck the chances are those of N draws with replacement,
-    ((N - r + 1) / N)^N - ((N - r) / N)^N.
+    independent trials, hence unbiased for every n <= N. N draws with replacement hold one at least as good as v_r with chance
+    1 - ((N - r) / N)^N; the luck is |v_1 - v_r| for the smallest r at which that is 90 %. Only the median, the band and the
+    luck are robust against a trial that finished far outside the range of the others.
     """
     scores, higher = trials.score, trials.higher
     count, failed = len(scores), int(np.isnan(scores).sum())
@@ -111,15 +113,15 @@ def search(trials: Pool) -> Search:
         blank = np.full(count, math.nan)
         return Search(trials.optimizer, n, blank, blank, blank, blank, math.nan, failed)
     ranked = np.sort(scores)  # nan last
-    ranked = np.concatenate([ranked[: count - failed][:: -1 if higher else 1], np.full(failed, np.nanmin(scores) if higher else np.nanmax(scores))])
+    worst = np.nanmin(scores) if higher else np.nanmax(scores)
+    ranked = np.concatenate([ranked[: count - failed][:: -1 if higher else 1], np.full(failed, worst)])
     rank = np.arange(1, count + 1)
     total = [math.comb(count, int(k)) for k in n]
     chance = np.array([[math.comb(count - int(r), int(k) - 1) / total[k - 1] for r in rank] for k in n])  # (n, rank)
     reached = np.cumsum(chance, axis=1)
     ends = [ranked[np.minimum((reached < q - 1e-9).sum(1), count - 1)] for q in (0.5 - BAND / 2, 0.5, 0.5 + BAND / 2)]
-    drawn = ((count - rank + 1) / count) ** count - ((count - rank) / count) ** count
-    mean = float(drawn @ ranked)
-    luck = math.sqrt(max(0.0, float(drawn @ (ranked - mean) ** 2)))
+    unlucky = int(np.flatnonzero(1 - ((count - rank) / count) ** count >= 0.5 + BAND / 2)[0])
+    luck = abs(float(ranked[0] - ranked[unlucky])) if count > 1 else math.nan
     low, high = np.minimum(ends[0], ends[2]), np.maximum(ends[0], ends[2])
     return Search(trials.optimizer, n, chance @ ranked, ends[1], low, high, luck, failed)
 

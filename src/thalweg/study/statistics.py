@@ -34,18 +34,17 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return n, mean, np.sqrt(squares / np.where(n > 1, n - 1, math.nan))
 
 
-def half_width(values: np.ndarray) -> float:
-    """Half of the 95 % Student-t interval of the mean of `values`, (n,): t_{n-1, 0.975} sd / sqrt(n); nan for n < 2.
+def half_width(values: np.ndarray) -> np.ndarray:
+    """Half of the 95 % Student-t interval of the mean, (..., n) -> (...): t_{n-1, 0.975} sd / sqrt(n); nan for n < 2.
 
-    >>> round(half_width(np.array([1.0, 2.0, 3.0])), 4)   # sd 1, n 3, t 4.3027
+    >>> round(float(half_width(np.array([1.0, 2.0, 3.0]))), 4)   # sd 1, n 3, t 4.3027
     2.4841
     """
+    values = np.asarray(values, float)
     n, _, sd = spread(values)
-    if n < 2:
-        return math.nan
-    if _constant(np.asarray(values, float), np.nanmax(np.abs(values))):
-        return 0.0
-    return float(quantile(0.5 + LEVEL / 2, n) * sd / math.sqrt(n))
+    size = np.where(np.isfinite(values), np.abs(values), 0.0).max(-1, initial=0.0)
+    half = quantile(0.5 + LEVEL / 2, n) * sd / np.sqrt(np.maximum(n, 1))
+    return np.where(_constant(values, size) & (n > 1), 0.0, half)
 
 
 def quantile(share: float, n: np.ndarray | int) -> np.ndarray:
@@ -141,12 +140,10 @@ def contest(scores: np.ndarray, higher: bool = True, best: int | None = None) ->
     leader = np.take_along_axis(scores, first[..., None, None], -2)  # (..., 1, n)
     n, _, sd = spread(scores - leader)
     own = np.arange(k) == first[..., None]
-    numbers = [np.where(own, math.nan, one) for one in paired(leader, scores, higher)]
-    adjusted = np.full(numbers[3].shape, math.nan)
-    if k > 1:
-        adjusted[~own] = adjust(numbers[3][~own].reshape(*mean.shape[:-1], k - 1)).ravel()
+    difference, half, probability, p_value = (np.where(own, math.nan, one) for one in paired(leader, scores, higher))
+    adjusted = adjust(p_value)
     won = np.where(own, True, adjusted <= ALPHA).all(-1) & (k > 1)
-    return Contest(first, *numbers, adjusted, n, sd, won)
+    return Contest(first, difference, half, probability, p_value, adjusted, n, sd, won)
 
 
 # --- how many seeds would decide, and how far apart at most
