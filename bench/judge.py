@@ -33,6 +33,15 @@ EVEN = (1.0,) * 5
 STEADY_BUT_ONE = (0.2, 0.2, 0.2, 0.2, 3.0)
 ERRATIC_PAIR = (3.0, 3.0, 0.2, 0.2, 0.2)
 
+FIELDS = {
+    "five alike": (ALIKE, EVEN),
+    "two alike": (ALIKE[:2], EVEN[:2]),
+    "two alike, three far behind": (TWO, EVEN),
+    "five alike, one erratic": (ALIKE, STEADY_BUT_ONE),
+    "one better by 0.3": ((0.3, 0.0, 0.0, 0.0, 0.0), EVEN),
+    "one better by 1.3": (ONE, EVEN),
+}
+
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
@@ -162,6 +171,13 @@ def judged(
     return {name: {key: float(value) for key, value in row.items()} for name, row in found.items()}
 
 
+def left_out(means: Sequence[float], spreads: Sequence[float], seeds: int, studies: int) -> dict[str, float]:
+    """How often the truly best (of equals, one of them: the limit of a tiny lead) is no candidate, and how many candidates there are."""
+    found = contest(draw(means, spreads, seeds, studies, 4))
+    best = int(np.argmax(means))
+    return {"left out": float(np.mean(~found.candidate[:, best])), "candidates": float(found.candidate.sum(1).mean())}
+
+
 def planned(effect: float, rivals: int, studies: int) -> dict[str, float]:
     """Whether as many seeds as the power analysis asks for find a true winner as often as it says."""
     n = seeds_needed(np.full(rivals, effect))
@@ -195,6 +211,9 @@ def measure(studies: int, rules: Sequence[str] = tuple(RULES)) -> dict[str, Any]
         "one better by 1.3, four alike": {f"{n} seeds": judged(ONE, EVEN, n, studies, rules) for n in (5, 10)},
         "one better by 1.3, the others spaced": {f"{n} seeds": judged(SPACED, EVEN, n, studies, rules) for n in (5, 10)},
         "one better by 1.3, one other": {f"{n} seeds": judged(ONE[:2], EVEN[:2], n, studies, rules) for n in (5, 10)},
+        "the best among the candidates": {
+            f"{case}, {n} seeds": left_out(means, spreads, n, studies) for case, (means, spreads) in FIELDS.items() for n in (5, 10)
+        },
         "seeds asked for": {f"{e} sd, {m} rivals": planned(e, m, studies) for e in (0.7, 1.3) for m in (1, 4)},
         "seeds advised after 5 without a winner": {f"{e} sd": advised(e, 5, min(studies, 1000)) for e in (0.7, 1.3)},
     }
@@ -225,6 +244,8 @@ def promises(found: Mapping[str, Any], studies: int) -> list[tuple[str, float, f
             made.append(check(f"something false said: {case}, {n}", found[case][n]["thalweg"]["something false"], 0.0, 0.06))
     for case in [case for case in found if case.startswith("one better")]:
         made.append(check(f"found with 10 seeds: {case}", found[case]["10 seeds"]["thalweg"]["right winner"], 0.75))
+    for case, row in found["the best among the candidates"].items():
+        made.append(check(f"the truly best left out of the candidates: {case}", row["left out"], 0.0, 0.05))
     for case, row in found["seeds asked for"].items():
         made.append(check(f"found with the {row['seeds']} seeds asked for: {case}", row["winner"], 0.78))
     return made

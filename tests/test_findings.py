@@ -370,6 +370,30 @@ def test_a_final_without_a_score_is_not_called_diverged():
     assert "adam has a score from 2 of 3 final runs only, so it cannot win, whatever its mean." in v.sentences
 
 
+def test_candidates_for_the_best():
+    # four others, so p is doubled: .013 is out, .047 and .23 stay in; none is told apart (10 x .013 > .05)
+    v = judge(finals(study_of_five()))
+    by_name = {pair.optimizer: pair for pair in v.findings.pairs}
+    for pair in v.findings.pairs:
+        assert pair.candidate == (2 * pair.p_value > 0.05)
+        assert not pair.apart
+    assert 0.025 < by_name["c"].p_value < 0.05
+    assert v.findings.candidates == ("a", "b", "c")
+    assert "The best of all is among a, b and c (95 %)." in v.sentences
+    two = judge(finals({"adam": [0.9, 0.8, 0.91], "sgd": [0.85, 0.86, 0.8]})).findings
+    assert two.candidates == two.tied == ("adam", "sgd")
+    won = judge(finals({"adam": [0.97, 0.98, 0.96], "sgd": [0.5, 0.51, 0.49]})).findings
+    assert won.candidates == won.tied == ("adam",)
+
+
+def study_of_five():
+    """Label -> five scores whose differences to the first have the mean -d and the deviations (-2, -1, 0, 1, 2) hundredths, so that
+    t = d sqrt(5) / 1.5811 with 4 degrees of freedom: 1.414 (b), 2.828 (c, p = .047), 4.243 (d, p = .013), 4.243 (e).
+    """
+    deviations = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
+    return {name: 0.9 - d + deviations * (d > 0) for name, d in (("a", 0.0), ("b", 0.01), ("c", 0.02), ("d", 0.03), ("e", 0.0301))}
+
+
 # --- several problems
 
 

@@ -23,10 +23,11 @@ from thalweg.study.words import is_share
 class Pair:
     """The leader against another optimizer, over the final seeds that both have; only sound ones are compared.
 
-    difference: mean of this - leader; half: of its 95 % interval; sd: of the paired differences. probability: that the leader is
-    better. p_value: two-sided paired t-test; adjusted: for the leader having been picked in the same data. apart: whether adjusted <= 0.05.
-    at_most: the margin within which a TOST at 5 % calls the two equivalent. seeds_needed: with which this pair alone would be told
-    apart with 80 % chance, were the difference seen the true one; None: more than 1,000.
+    difference: mean of this - leader; half: of its 95 % interval; sd: of the paired differences; seeds: that both have. probability:
+    that the leader is better. p_value: two-sided paired t-test; adjusted: for the leader having been picked in the same data. apart:
+    whether adjusted <= 0.05. candidate: whether this may truly be the best of all (see `statistics.Contest`). at_most: the margin
+    within which two one-sided t-tests at 5 % call the two equivalent. seeds_needed: with which this pair alone would be told apart
+    with 80 % chance, were the difference seen the true one; None: more than 1,000.
     """
 
     optimizer: str
@@ -38,6 +39,7 @@ class Pair:
     p_value: float
     adjusted: float
     apart: bool
+    candidate: bool
     at_most: float
     seeds_needed: int | None
 
@@ -64,8 +66,9 @@ class Findings:
     """What a study found besides its ranking; nan, None and () where it cannot be known yet.
 
     pairs: the leader against each other sound optimizer, best first. tied: the leader and all that are not told apart from it; ()
-    with fewer than two seeds. seeds_needed: final seeds with which the leader would beat every other, with at least
-    80 % chance, were the differences seen the true ones; None: more than 1,000, or nothing to compare.
+    with fewer than two seeds. candidates: those of them that may truly be the best, with 95 % confidence. seeds_needed: final seeds
+    with which the leader would beat every other, with at least 80 % chance, were the differences seen the true ones; None: more
+    than 1,000, or nothing to compare.
     sampling: half of the 95 % interval that the test rows alone give the leader's score (binomial), nan where the metric has no known
     one; why_no_sampling says why. luck: the leader's, see Search.
     goal, reach: see `effort`. searches, basins, defaults: an optimizer each, see `pool`. best_at_defaults, best_tuned: the labels with
@@ -74,6 +77,7 @@ class Findings:
 
     pairs: tuple[Pair, ...]
     tied: tuple[str, ...]
+    candidates: tuple[str, ...]
     seeds_needed: int | None
     sampling: float
     why_no_sampling: str
@@ -100,12 +104,14 @@ def find(results: Results, table: pd.DataFrame, goal: float | None = None) -> Fi
     pairs, needed = _pairs(results, table) if final else ((), None)
     known = [pair for pair in pairs if pair.seeds > 1]
     tied = (leader, *(pair.optimizer for pair in pairs if not pair.apart)) if leader is not None and known else ()
+    out = {pair.optimizer for pair in pairs if not pair.candidate}
     sampling, why = _sampling(results, float(table.iloc[0]["mean"]) if leader is not None else math.nan, final)
     aim = goal_of(results, goal) if final else None
     defaults = tuple(_default(results, row) for row in table.to_dict("records")) if results.kind != "sweep" else ()
     return Findings(
         pairs=pairs,
         tied=tied,
+        candidates=tuple(label for label in tied if label not in out),
         seeds_needed=needed,
         sampling=sampling,
         why_no_sampling=why,
@@ -139,6 +145,7 @@ def _pairs(results: Results, table: pd.DataFrame) -> tuple[tuple[Pair, ...], int
             p_value=float(found.p_value[k]),
             adjusted=float(found.adjusted[k]),
             apart=bool(found.adjusted[k] <= ALPHA),
+            candidate=bool(found.candidate[k]),
             at_most=float(margins[k]),
             seeds_needed=seeds_needed(effects[k : k + 1]) if math.isfinite(found.half[k]) else None,
         )

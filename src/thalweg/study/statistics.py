@@ -111,6 +111,9 @@ class Contest:
     best: its index. difference: mean of this - best over common seeds; half: of its 95 % interval. probability: that the
     best is better. p_value: two-sided, paired; adjusted: see `adjust`. seeds: common ones. sd: of the paired differences.
     won: whether every adjusted p-value is at most 0.05, which is so exactly where every 95 % interval leaves out 0.
+    candidate: whether it is in the 95 % confidence set of the one that is truly the best, which is smaller than the set of those not
+    told apart from the best seen: all but those with p_value x max(1, (k - 1) / 2) <= 0.05, and where one won, that one alone. (Were
+    j truly the best, each of the k - 1 others would have to beat it at the one-sided level 0.05 / (k - 1): Bonferroni.)
     """
 
     best: np.ndarray
@@ -122,6 +125,7 @@ class Contest:
     seeds: np.ndarray
     sd: np.ndarray
     won: np.ndarray
+    candidate: np.ndarray
 
 
 def contest(scores: np.ndarray, higher: bool = True, best: int | None = None) -> Contest:
@@ -143,7 +147,9 @@ def contest(scores: np.ndarray, higher: bool = True, best: int | None = None) ->
     difference, half, probability, p_value = (np.where(own, math.nan, one) for one in paired(leader, scores, higher))
     adjusted = adjust(p_value)
     won = np.where(own, True, adjusted <= ALPHA).all(-1) & (k > 1)
-    return Contest(first, difference, half, probability, p_value, adjusted, n, sd, won)
+    rivals = (~np.isnan(p_value)).sum(-1, keepdims=True)
+    out = (p_value * np.maximum(1.0, rivals / 2) <= ALPHA) | won[..., None]
+    return Contest(first, difference, half, probability, p_value, adjusted, n, sd, won, own | ~out)
 
 
 # --- how many seeds would decide, and how far apart at most
