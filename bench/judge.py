@@ -152,6 +152,15 @@ def coverage(seeds: int, studies: int, noise: Noise = normal) -> dict[str, float
     return found
 
 
+def bootstrapped(seeds: int, studies: int) -> float:
+    """How often the percentile bootstrap of a mean, which thalweg does not use, holds the truth where it says 95 %."""
+    rng = np.random.default_rng([5, seeds])
+    values = rng.standard_normal((studies, seeds))
+    drawn = rng.integers(seeds, size=(500, seeds))
+    low, high = np.quantile(values[:, drawn].mean(2), [0.025, 0.975], axis=1)
+    return float(np.mean((low <= 0) & (high >= 0)))
+
+
 def judged(
     means: Sequence[float], spreads: Sequence[float], seeds: int, studies: int, names: Sequence[str] = tuple(RULES)
 ) -> dict[str, dict[str, float]]:
@@ -202,6 +211,7 @@ def measure(studies: int, rules: Sequence[str] = tuple(RULES)) -> dict[str, Any]
     """Every figure, of these rules."""
     return {
         "coverage": {f"{n} seeds": coverage(n, studies) for n in (5, 10)},
+        "coverage of a bootstrap": {f"{n} seeds": bootstrapped(n, studies) for n in (5, 10)},
         "coverage, skewed noise": {f"{n} seeds": coverage(n, studies, skewed) for n in (5, 10)},
         "five alike": {f"{n} seeds": judged(ALIKE, EVEN, n, studies, rules) for n in (5, 10)},
         "two alike": {f"{n} seeds": judged(ALIKE[:2], EVEN[:2], n, studies, rules) for n in (5, 10)},
@@ -266,7 +276,7 @@ def main() -> int:
     for what, figure, least, most, held in kept:
         print(f"{'    ' if held else 'MISS'} {figure:7.4f} in [{least:.3f}, {most:.3f}]  {what}")
     for case, rows in found.items():
-        if "thalweg" in rows.get("5 seeds", {}):
+        if case.startswith(("five", "two", "one")):
             print(f"\n{case}")
             for n, by_rule in rows.items():
                 for name, row in by_rule.items():

@@ -112,8 +112,8 @@ class Contest:
     best is better. p_value: two-sided, paired; adjusted: see `adjust`. seeds: common ones. sd: of the paired differences.
     won: whether every adjusted p-value is at most 0.05, which is so exactly where every 95 % interval leaves out 0.
     candidate: whether it is in the 95 % confidence set of the one that is truly the best, which is smaller than the set of those not
-    told apart from the best seen: all but those with p_value x max(1, (k - 1) / 2) <= 0.05, and where one won, that one alone. (Were
-    j truly the best, each of the k - 1 others would have to beat it at the one-sided level 0.05 / (k - 1): Bonferroni.)
+    told apart from the best seen: of these all but those with p_value x max(1, (k - 1) / 2) <= 0.05. (Were j truly the best, one of the
+    k - 1 others would have to beat it at the one-sided level 0.05 / (k - 1): Bonferroni.)
     """
 
     best: np.ndarray
@@ -148,7 +148,7 @@ def contest(scores: np.ndarray, higher: bool = True, best: int | None = None) ->
     adjusted = adjust(p_value)
     won = np.where(own, True, adjusted <= ALPHA).all(-1) & (k > 1)
     rivals = (~np.isnan(p_value)).sum(-1, keepdims=True)
-    out = (p_value * np.maximum(1.0, rivals / 2) <= ALPHA) | won[..., None]
+    out = (p_value * np.maximum(1.0, rivals / 2) <= ALPHA) | (adjusted <= ALPHA)
     return Contest(first, difference, half, probability, p_value, adjusted, n, sd, won, own | ~out)
 
 
