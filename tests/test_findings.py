@@ -290,6 +290,8 @@ def test_defaults_against_tuned():
     assert (rows["rms"].fate, rows["rms"].config) == ("diverged", {"lr": 1e-4})
     assert math.isnan(rows["rms"].gain)
     assert (found.best_at_defaults, found.best_tuned) == ("lion", "sgd")
+    losses = finals({"adam": [0.1, 0.2]}, score="loss")  # trials .1, .05, .08
+    assert judge(losses).findings.defaults[0].gain == pytest.approx(0.05)
     v = judge(finals({"adam": [0.9, 0.91], "sgd": [0.5, 0.52]}))
     assert v.findings.best_at_defaults == v.findings.best_tuned == "adam"
     assert not any("Without tuning" in s for s in v.sentences)
@@ -368,6 +370,10 @@ def test_a_final_without_a_score_is_not_called_diverged():
     v = judge(dataclasses.replace(r, runs=runs))
     assert v.winner == "sgd"  # the only one whose mean stands on all seeds
     assert "adam has a score from 2 of 3 final runs only, so it cannot win, whatever its mean." in v.sentences
+    runs.loc[runs["id"] == "final-adam-1-2", ["status", "test_accuracy"]] = ["stopped", 0.99]  # no plan does this to a final run
+    v = judge(dataclasses.replace(r, runs=runs))
+    assert (v.winner, v.standings["diverged_finals"].tolist()) == ("sgd", [0, 0])
+    assert v.standings.set_index("optimizer").loc["adam", "mean"] == pytest.approx((0.9 + 0.91) / 2)
 
 
 def test_candidates_for_the_best():

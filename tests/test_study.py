@@ -211,10 +211,15 @@ def test_planted_test_labels_do_not_move_the_choice() -> None:
 
 
 def test_seconds_to_a_goal_are_told_of_runs_trained_alone() -> None:
-    alone = tiny(engine="solo").findings()
+    timed = tiny(engine="solo")
+    alone = timed.findings()
     assert all(one.seconds is not None and one.seconds > 0 for one in alone.reach if np.isfinite(one.median))
     assert {one.optimizer for one in alone.reach} == {"sgd", "adam"}
     assert any(np.isfinite(one.median) for one in alone.reach)
+    plan = timed.store.get("plan")
+    plan["phases"]["final"]["workers"] = 2  # side by side: no run had the machine to itself
+    timed.store.put(plan=plan)
+    assert [one.seconds for one in timed.findings().reach] == [None, None]
     together = tiny().findings()
     assert [one.seconds for one in together.reach] == [None, None]
     assert all("engine: fleet" in one.why_no_seconds for one in together.reach)

@@ -12,6 +12,6 @@ def solo_seconds(store: Store) -> dict[str, float]:
     phases = store.get("plan", {}).get("phases", {})
     alone = [phase for phase, choice in phases.items() if choice["engine"] == "solo" and choice["workers"] == 1]
     query = sa.select(runs.c.id, groups.c.seconds).join(groups, runs.c.group_id == groups.c.id)
-    query = query.where(groups.c.engine == "solo", groups.c.lanes == 1, groups.c.phase.in_(alone))
+    query = query.where(groups.c.lanes == 1, groups.c.phase.in_(alone))
     with store.engine.connect() as connection:
         return {run: float(seconds) for run, seconds in connection.execute(query)}
