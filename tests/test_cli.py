@@ -170,6 +170,7 @@ def test_compare_prints_json_alone(thalweg: Thalweg, study: Path) -> None:
     assert found["headline"] == verdict.headline
     assert found["mean"] == pytest.approx(verdict.mean)
     assert [row["optimizer"] for row in found["standings"]] == verdict.standings["optimizer"].tolist()
+    assert found["findings"] == verdict.findings.plain()
     assert Path(found["report"]).is_file()
 
 
