@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import doctest
 import gzip
+import importlib
 import json
 import math
+import pkgutil
 import re
 from html.parser import HTMLParser
 
@@ -16,6 +19,7 @@ import pytest
 from report_samples import SAMPLES, data_of
 from study_samples import finals, measured, study
 from thalweg import UserError
+from thalweg.study import report
 from thalweg.study.judge import judge
 from thalweg.study.report import render, render_beside, write
 from thalweg.study.report.page import plotly, text_of
@@ -109,6 +113,12 @@ def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
         write(finals({"adam": [0.5, 0.51]}), path)
     assert path.read_text(encoding="utf-8") == before
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("module", [m.name for m in pkgutil.iter_modules(report.__path__)])
+def test_examples_in_docstrings_run(module):
+    found = doctest.testmod(importlib.import_module(f"{report.__name__}.{module}"))
+    assert found.failed == 0
 
 
 # --- further numbers and several studies

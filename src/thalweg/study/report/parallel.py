@@ -78,7 +78,7 @@ def _lines(
         text += [said] * (len(axes) + 1)
         trials += [i] * (len(axes) + 1)
     return trace(
-        k, label, role, x=x, y=y, text=text, customdata=trials, mode="lines+markers", marker={"symbol": "circle", "size": 5},
+        k, label, role, x=x, y=y, text=text, customdata=trials, mode="lines",
         hovertemplate=f"{safe(label)}, %{{text}}<extra></extra>",
     )  # fmt: skip
 
