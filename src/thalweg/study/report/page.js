@@ -242,7 +242,7 @@
     root.classList.remove("light", "paper");
     const named = new Set(), data = [], count = panels.length;
     const layout = { ...panels[0].layout, autosize: false, shapes: [], annotations: [], showlegend: true, paper_bgcolor: page, plot_bgcolor: page };
-    Object.assign(layout, { title: { text: view.title, font: { color: ink, size: 18 } }, margin: { l: 60, r: 20, t: count > 1 || view.axes ? 100 : 60, b: 55 }, legend: { itemsizing: "trace" } });
+    Object.assign(layout, { title: { text: view.title, font: { color: ink, size: 18 } }, margin: { l: 60, r: 20, t: count > 1 || view.axes ? 100 : 60, b: 64 }, legend: { itemsizing: "trace" } });
     panels.forEach((panel, k) => {
       const n = k ? k + 1 : "", shift = (ref, axis) => ref === undefined ? `${axis}${n}` : ref.replace(axis, `${axis}${n}`);
       layout[`xaxis${n}`] = { ...panel.layout.xaxis, domain: [k / count + (k ? 0.04 : 0), (k + 1) / count - (k < count - 1 ? 0.03 : 0)], anchor: `y${n}` };
@@ -338,8 +338,16 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let small = narrow();
   addEventListener("resize", () => { if (small !== narrow()) { small = narrow(); redraw(); } });
-  // paper is white and as wide as its text, whatever the window is
-  const paper = (on) => () => { root.classList.toggle("light", on); root.classList.toggle("paper", on); redraw(); };
+  // paper is white and as wide as its text, whatever the window is; of several studies it shows how each was measured
+  const paper = (on) => () => {
+    root.classList.toggle("light", on);
+    root.classList.toggle("paper", on);
+    all("details.study").forEach((details) => {
+      if (on) details.dataset.was = details.open ? "open" : "";
+      details.open = on || details.dataset.was === "open";
+    });
+    redraw();
+  };
   addEventListener("beforeprint", paper(true));
   addEventListener("afterprint", paper(false));
   if ($("[data-figure]")) {
