@@ -44,24 +44,25 @@ def measure() -> dict[str, Any]:
         firsts = [draw(path) for _ in range(REPEATS)]
         seconds = act(path)
         size = path.stat().st_size
-    drawn, busy = zip(*firsts, strict=True)
+    drawn, figures, busy = zip(*firsts, strict=True)
     return {
         "optimizers": OPTIMIZERS, "trials": TRIALS, "records": RECORDS, "runs": len(results.runs), "bytes": size, "write_seconds": wrote,
-        "draw_seconds": statistics.median(drawn), "all_draw_seconds": drawn, "processor_seconds": statistics.median(busy),
-        "all_processor_seconds": busy, "then_seconds": seconds,
+        "draw_seconds": statistics.median(drawn), "all_draw_seconds": drawn, "figures_seconds": statistics.median(figures),
+        "processor_seconds": statistics.median(busy), "all_processor_seconds": busy, "then_seconds": seconds,
     }  # fmt: skip
 
 
-def draw(path: Path) -> tuple[float, float]:
-    """Seconds until all is drawn by a browser that was just started, and the processor's seconds of the page's thread until then."""
+def draw(path: Path) -> tuple[float, float, float]:
+    """Of a browser that was just started: seconds until all is drawn, until all figures are, and the processor's seconds of the page."""
     with chromium.page() as tab:
         tab.call("Performance.enable", timeDomain="threadTicks")
         tab.open(path)
         tab.wait("document.documentElement.dataset.drawn === 'yes'")
         wall = tab.run("performance.getEntriesByName('drawn')[0].startTime") / 1000
+        figures = tab.run("performance.getEntriesByName('figures')[0].startTime") / 1000
         metrics = {metric["name"]: metric["value"] for metric in tab.call("Performance.getMetrics")["metrics"]}
         assert tab.errors == [], tab.errors
-    return wall, metrics["TaskDuration"]
+    return wall, figures, metrics["TaskDuration"]
 
 
 def act(path: Path) -> dict[str, float]:
@@ -92,6 +93,7 @@ def main() -> int:
     found: dict[str, Any] = {"date": date, "hardware": hardware(), **measure()}
     print(f"{found['runs']} runs: {found['bytes'] / 1e6:.2f} MB, written in {found['write_seconds']:.2f} s")
     print(f"drawn in {found['draw_seconds']:.2f} s (median of {', '.join(f'{s:.2f}' for s in found['all_draw_seconds'])})")
+    print(f"  the figures in {found['figures_seconds']:.2f} s, before the table of runs is laid out")
     print(f"  of the processor: {found['processor_seconds']:.2f} s; load of this machine {found['hardware']['load'][0]:.1f}")
     for name, seconds in found["then_seconds"].items():
         print(f"  {name}: {seconds:.2f} s")

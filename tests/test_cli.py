@@ -124,7 +124,7 @@ from thalweg.cli import main
 try:
     main()
 finally:
-    heavy = {{"torch", "pandas", "numpy", "scipy", "sqlalchemy", "pydantic", "rich", "plotly", "joblib"}} & set(sys.modules)
+    heavy = {{"torch", "pandas", "numpy", "scipy", "sqlalchemy", "pydantic", "rich", "joblib"}} & set(sys.modules)
     print(sorted(heavy), file=sys.stderr)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -63,7 +63,7 @@ def facts(results: Results) -> dict[str, Any]:
         "searched": searched(results),
         "plan": pairs(results.plan),
         "environment": pairs(results.environment),
-        "seconds": [f"{NOUNS.get(phase, phase)}s {value:,.1f} s" for phase, value in results.seconds.items()],
+        "seconds": [f"{noun}s {results.seconds[phase]:,.1f} s" for phase, noun in NOUNS.items() if phase in results.seconds],
         "spec": json.dumps(clean(results.spec), indent=2, ensure_ascii=False, default=str),
     }
 
@@ -94,8 +94,8 @@ def _resource(name: str) -> str:
 
 @functools.cache
 def plotly() -> str:
-    """Plotly's JavaScript from the installed package, packed: 2 MB instead of 4.8."""
-    return packed((files("plotly") / "package_data" / "plotly.min.js").read_bytes())
+    """Plotly's JavaScript as the page holds it: its basic bundle (scatter alone is used), kept compressed beside this file."""
+    return base64.b64encode((files("thalweg.study.report") / "plotly-basic.min.js.gz").read_bytes()).decode("ascii")
 
 
 def packed(content: bytes | str) -> str:
