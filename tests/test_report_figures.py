@@ -240,6 +240,14 @@ def test_every_trial_is_a_line_across_the_axes():
     assert [text for _, text in view["axes"][0]["ticks"]] == ["1e-4", "1e-3", "0.01", "0.1"]  # a decade each
 
 
+def test_users_words_are_words_in_parallel_coordinates():
+    rows = [run("tune", "<a href='x'>y</a>", k, 0, {"scale": 0.1 + k, "kind": f"<b>{k}"}, valid_accuracy=0.5) for k in range(3)]
+    r = results(rows)
+    axes = figures(r, judge(r))["parallel"]["axes"]
+    assert "<" not in axes[0]["name"]
+    assert axes[1]["ticks"][0][1] == "&lt;b&gt;0"
+
+
 def test_outliers_do_not_flatten_parallel_coordinates():
     losses = [*np.linspace(0.1, 0.3, 10), 1e6, 1e8]
     rows = [

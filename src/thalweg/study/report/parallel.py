@@ -59,7 +59,9 @@ def parallel(results: Results, verdict: Verdict, series: Mapping[str, int]) -> d
         "Bold: chosen; dotted: diverged, failed or stopped early. What diverged ends on the shaded rail, and so does what lies far outside "
         "the range of the others. Drag along an axis to keep the trials that pass there; drag on another to narrow them further."
     )
-    head = [{"name": a.name, "ticks": [list(t) for t in a.ticks], "gone": a.gone if min(a.at) < 0 else ""} for a in axes]
+    head = [
+        {"name": safe(a.name), "ticks": [[at, safe(text)] for at, text in a.ticks], "gone": a.gone if min(a.at) < 0 else ""} for a in axes
+    ]
     return {"key": "parallel", "title": "All trials", "caption": caption, "axes": head, "data": data, "layout": {"hovermode": "closest"}}
 
 
