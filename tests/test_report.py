@@ -19,15 +19,23 @@ from study_samples import finals, measured, study
 from thalweg import UserError
 from thalweg.study import report
 from thalweg.study.judge import judge
+from thalweg.study.remarks import METHOD
 from thalweg.study.report import render, render_beside, write
+from thalweg.study.report.measured import measured as made
+from thalweg.study.report.measured import profile_of
 from thalweg.study.report.page import plotly, text_of
+from thalweg.study.report.slots import slots
 
 MEGABYTE = 1_000_000
 
 
 # which figures there are, where not all are
+TRIALS = {"sensitivity", "parallel"}
+TUNED = TRIALS | {"cost", "defaults"}
+CURVED = TRIALS | {"curves"}
 EXPECTED = {
-    "no curves": {"sensitivity", "parallel"}, "a loss": {"sensitivity", "parallel"}, "mixed": {"sensitivity", "parallel"}, "nothing": set(),
+    "no curves": TUNED, "a loss": TUNED, "mixed": TUNED, "nothing": set(), "sweep": CURVED, "all rows": CURVED, "one trial": CURVED,
+    "all diverged": CURVED,
 }  # fmt: skip
 
 
@@ -68,7 +76,7 @@ def test_a_page_of_every_state_of_a_study(name):
     assert len(page.encode()) < MEGABYTE
     assert judge(r).headline.split(":")[0] in page
     assert not re.search(r"\bnan\b", page[: page.index('<script type="text/plain"')])
-    assert set(data_of(page)) == EXPECTED.get(name, {"curves", "sensitivity", "parallel"})
+    assert set(data_of(page)) == EXPECTED.get(name, {"curves", *TUNED})
     assert all(f'<a href="#{figure}">' in page for figure in data_of(page))
 
 
@@ -128,7 +136,7 @@ def test_slots_have_their_places_on_the_page():
     assert {"targets", "profile", "cost", "defaults", "plot-cost"} <= set(reader.ids)
     assert "100 (90 to 120)" in page
     assert "Basin, decades" in page
-    bare = Reader(render(r))
+    bare = Reader(render(r, {}))
     assert not {"targets", "profile", "cost", "defaults"} & set(bare.ids)
 
 
@@ -172,3 +180,72 @@ def test_a_profile_of_several_problems_on_their_page():
     page = render_beside(studies, {"profile": measured(studies["digits-mlp"])["profile"]})
     assert len(data_of(page)["profile"][0]["data"]) == 3
     assert 'id="profile"' in page
+
+
+def test_what_the_judge_found_is_on_the_page():
+    r = study(final_diverged=["sgd"])
+    found = judge(r).findings
+    page = render(r)
+    assert {"targets", "cost", "defaults"} <= set(Reader(page).ids)
+    assert "at least as good. The median over all seeds" in page
+    assert found.goal.rule in page.replace("&#39;", "'")
+    lines = {t["meta"]["series"]: t for t in data_of(page)["cost"][0]["data"] if t["meta"]["role"] == "line"}
+    for k, one in enumerate(found.searches):
+        assert lines[k]["y"] == pytest.approx(list(one.median), rel=1e-3)
+    said = page.replace("&#39;", "'")
+    assert all(sentence in said for sentence in METHOD)
+    assert "Holm" not in page
+
+
+def test_the_judges_numbers_of_one_study():
+    r = study(final_diverged=["sgd"])
+    given, found = made(r, judge(r)), judge(r).findings
+    assert list(given) == ["tuning_cost", "targets", "sensitivity", "defaults"]
+    rows = {row["optimizer"]: row for row in given["targets"]["rows"]}
+    for one in found.reach:
+        assert rows[one.optimizer]["reached"] == one.reached
+        assert rows[one.optimizer]["of"] == 5
+    drawn = {row["cells"][0][0]: [text for text, _ in row["cells"]] for row in slots(given, series(r), "accuracy", True)["targets"]["rows"]}
+    assert drawn["random_search"][1:4] == ["0 of 5", "never", "never"]
+    assert drawn["sgd"][2].endswith("to never)") or drawn["sgd"][2] == "never"  # some of its finals diverged
+    widths = {row["cells"][0][0]: row["cells"][1] for row in slots(given, series(r), "accuracy", True)["numbers"]["rows"]}
+    for basin in found.basins:
+        text, value = widths[basin.optimizer]
+        assert text.startswith("≥") == (basin.open_low or basin.open_high)
+        assert value is None or value == pytest.approx(basin.width)
+    assert made(study(["adam"], trials=1), judge(study(["adam"], trials=1))).keys() == {"targets"}
+    empty = SAMPLES["nothing"]()
+    assert made(empty, judge(empty)) == {}
+
+
+def test_defaults_without_a_score_say_why():
+    r = SAMPLES["stopped"]()
+    first = (r.runs["phase"] == "tune") & (r.runs["trial"] == 0)
+    runs = r.runs.copy()
+    runs.loc[first & (runs["optimizer"] == "adam"), "status"] = "stopped"
+    r = dataclasses.replace(r, runs=runs)
+    drawn = slots(made(r, judge(r)), series(r), "accuracy", True)["defaults"]
+    texts = {t["meta"]["series"]: t["text"][0] for t in drawn["data"]}
+    assert texts[0] == "defaults: were stopped early"
+    assert "×: the defaults" in drawn["caption"]
+    assert "stopped early" in drawn["caption"]
+    assert "stopped early</td>" in render(r)  # of the trials
+
+
+def test_the_profile_of_finished_studies_is_drawn_by_itself():
+    studies = beside()
+    data = data_of(render_beside(studies))
+    lines = data["profile"][0]["data"]
+    assert len(lines) == 2  # those that all have
+    assert all(0 <= share <= 1 for line in lines for share in line["y"])
+    assert "error of the final runs" in data["profile"][0]["caption"]  # one study has no curves, hence no target
+    with_goals = profile_of({name: studies[name] for name in ("digits-mlp", "airfoil")})
+    assert with_goals["measure"].startswith("updates")
+    assert max(with_goals["ratios"]) >= 4
+    assert profile_of({"one": studies["airfoil"]}) is None
+    assert profile_of({"one": studies["airfoil"], "two": SAMPLES["unfinished"]()}) is None
+    assert profile_of({"one": finals({"adam": [0.9, 0.91]}), "two": finals({"sgd": [0.9, 0.91]})}) is None
+
+
+def series(r):
+    return {label: k for k, label in enumerate(r.optimizers)}

@@ -342,7 +342,7 @@ def test_slots_of_losses_and_of_parts():
 def test_the_method_states_every_rule():
     said = " ".join(method(SAMPLES["finished"](), measured(SAMPLES["finished"]())))
     for word in (
-        "budget", "defaults", "Sobol", "one seed", "ties", "fresh seed", "Test data play no part", "Student-t", "Holm",
+        "budget", "defaults", "Sobol", "one seed", "ties", "fresh seed", "Test data play no part", "Student-t", "paired t-tests",
         "10,000", "short last batch", "wall time", "repeats every run exactly", "leave out what lies far", "Dolan", "Tuning cost",
         "Reaching the target",
     ):  # fmt: skip

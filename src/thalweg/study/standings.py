@@ -104,7 +104,7 @@ def missing(results: Results) -> dict[str, int]:
 
 COLUMNS = (
     "optimizer", "config", "mean", "half", "seeds", "difference", "difference_half", "probability", "p_value",
-    "diverged_tuning", "trials", "diverged_finals", "best_valid", "default_valid", "sound", "runs", "chosen",
+    "diverged_tuning", "stopped_tuning", "trials", "diverged_finals", "best_valid", "default_valid", "sound", "runs", "chosen",
 )  # fmt: skip
 
 
@@ -113,9 +113,9 @@ def standings(results: Results) -> pd.DataFrame:
 
     config: the chosen configuration. mean, half, seeds: the score and its 95 % interval.
     difference, difference_half: paired difference to the best, this - best. probability: that the best is better.
-    p_value: adjusted for the best having been picked in the same data (`statistics.adjust`). diverged_tuning: share of its `trials`
-    tuning trials. diverged_finals: count. best_valid, default_valid: validation score of the chosen and of the first trial, nan unless
-    that was trained to its end.
+    p_value: adjusted for the best having been picked in the same data (`statistics.adjust`). diverged_tuning, stopped_tuning:
+    shares of its `trials` tuning trials that diverged, that were stopped early. diverged_finals: count.
+    best_valid, default_valid: validation score of the chosen and of the first trial, nan unless that was trained to its end.
     sound: it has a mean and no final of it diverged. runs: ids that the mean stands on. chosen: id of the chosen trial.
     Sound optimizers come first, then those with diverged finals, then those without a score.
     """
@@ -168,6 +168,7 @@ def _row(results: Results, label: str, basis: Basis) -> dict[str, Any]:
         "half": float(half_width(scores)) if basis == "final" else math.nan,
         "seeds": len(scores),
         "diverged_tuning": float((tune["status"] == "diverged").mean()) if len(tune) else math.nan,
+        "stopped_tuning": float((tune["status"] == "stopped").mean()) if len(tune) else math.nan,
         "trials": len(tune),
         "diverged_finals": int((final["status"] == "diverged").sum()),
         "best_valid": best,
@@ -187,6 +188,7 @@ def _sweep_row(results: Results, label: str, basis: Basis) -> dict[str, Any]:
     if own.empty:
         return row
     row["diverged_tuning"] = float((own["status"] == "diverged").mean())
+    row["stopped_tuning"] = float((own["status"] == "stopped").mean())
     best = None
     for _, cell in own.groupby(own["config"].map(identity), sort=False):
         scores = cell[score].to_numpy(float)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from thalweg.study.judge import seeds_planned
+from thalweg.study.remarks import METHOD
 from thalweg.study.report.curves import CALM_POINTS, POINTS, TRIAL_POINTS
 from thalweg.study.results import Results
 from thalweg.study.words import number, plural, setting
@@ -60,12 +61,7 @@ def _comparison(results: Results) -> Iterator[str]:
         "Pairing: with one seed, all optimizers start from the same initial weights and see the same batches in the same order, so "
         "differences are taken seed by seed."
     )
-    yield (
-        "Intervals are 95 % Student-t intervals over seeds. The p-value of a difference to the best is that of a two-sided paired "
-        "t-test, Holm-adjusted over all such comparisons; the probability that the best is better is the t posterior of the mean "
-        "difference under a flat prior. A winner is declared where the difference to the runner-up has an adjusted p-value of at "
-        "most 0.05."
-    )
+    yield from METHOD
 
 
 def _fates(results: Results) -> Iterator[str]:
@@ -98,7 +94,10 @@ def _repeat(results: Results) -> Iterator[str]:
 def _slots(measured: Mapping[str, Any]) -> Iterator[str]:
     """What was done for each of the judge's further numbers, as far as they are on the page."""
     if measured.get("tuning_cost"):
-        yield "Tuning cost: the best validation score to expect of n trials drawn from those that were made."
+        yield (
+            "Tuning cost: the median, and the 10 % and 90 % quantiles, of the best validation score of n trials drawn from those that were "
+            "made, over all ways to draw them; a trial without a score counts as the worst that has one."
+        )
     if measured.get("profile"):
         yield "Performance profile (Dolan and Moré 2002): on each problem, an optimizer's cost is divided by the least cost of any."
     if measured.get("targets"):

@@ -20,6 +20,7 @@ from thalweg.study.folder import write_whole
 from thalweg.study.judge import judge
 from thalweg.study.report import palette, tables
 from thalweg.study.report.figures import drawable, figures
+from thalweg.study.report.measured import measured as measure
 from thalweg.study.report.method import method, searched
 from thalweg.study.results import Results
 from thalweg.study.sentences import NOUNS, score_name
@@ -36,11 +37,12 @@ def write(results: Results, path: str | os.PathLike[str], measured: Mapping[str,
 def render(results: Results, measured: Mapping[str, Any] | None = None) -> str:
     """One HTML document of a study, finished or not, that needs no network.
 
-    measured: further numbers of the judge, as `thalweg.study.report.slots` describes them; what is absent is not drawn.
+    measured: numbers to show besides the standings, as `thalweg.study.report.slots` describes them, instead of what the judge found.
     Figures need a browser of 2023 or later (DecompressionStream); words and tables need no script at all.
     """
     verdict = judge(results)
-    drawn = figures(results, verdict, measured)
+    given = measure(results, verdict) if measured is None else measured
+    drawn = figures(results, verdict, given)
     return fill(
         "study.html",
         drawable(drawn),
@@ -52,7 +54,7 @@ def render(results: Results, measured: Mapping[str, Any] | None = None) -> str:
         apart="Difference to the best" + (", points" if is_share(str(verdict.standings.attrs["score"])) else ""),
         standings=tables.standings(results, verdict),
         runs=tables.runs(results),
-        method=method(results, measured),
+        method=method(results, given),
         **facts(results),
     )
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from thalweg.study.judge import Verdict
+from thalweg.study.pool import step_size
 from thalweg.study.report.curves import tried
-from thalweg.study.report.sensitivity import fate, step_size
+from thalweg.study.report.sensitivity import fate
 from thalweg.study.report.traces import plain, safe, trace, worth_showing
 from thalweg.study.results import Results
 from thalweg.study.words import is_share, number, setting

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from thalweg.study.judge import Verdict
+from thalweg.study.pool import step_size
 from thalweg.study.report.curves import tried
 from thalweg.study.report.palette import look
 from thalweg.study.report.traces import POWERS, plain, safe, tickformat, trace, worth_showing
-from thalweg.study.results import Curve, Results
+from thalweg.study.results import Results
 from thalweg.study.words import amount, is_share, setting
 
 SIZES = {"done": 8, "chosen": 15, "stopped": 8, "default": 19, "diverged": 9, "far": 10}
@@ -103,16 +104,6 @@ def fate(row: Mapping[Any, Any], score: str) -> str:
         early = ", stopped early" if row["status"] == "stopped" else ""
         return f"{score} {amount(float(row[f'valid_{score}']), score)}{early}"
     return f"{row['status']} at {row['diverged_at']}" if row["diverged_at"] >= 0 else str(row["status"])
-
-
-def step_size(config: Mapping[str, Any], curve: Curve | None) -> tuple[str, float | None]:
-    """The hyperparameter that sizes a step, and its value: lr, else scale, else the largest rate that the curve recorded."""
-    for name in ("lr", "scale"):
-        if isinstance(config.get(name), int | float):
-            return name, float(config[name])
-    rates = np.asarray(curve.lr, float) if curve is not None else np.array([])
-    rates = rates[np.isfinite(rates)]
-    return "lr", float(rates.max()) if len(rates) else None
 
 
 def _marks(k: int, label: str, kind: str, points: list[Any], higher: bool) -> dict[str, Any]:

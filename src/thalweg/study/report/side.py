@@ -12,6 +12,7 @@ from thalweg.errors import UserError
 from thalweg.study.folder import write_whole
 from thalweg.study.judge import Verdict, judge
 from thalweg.study.report.figures import drawable, figures
+from thalweg.study.report.measured import profile_of
 from thalweg.study.report.method import method
 from thalweg.study.report.page import facts, fill
 from thalweg.study.report.slots import Cell, profile, table
@@ -51,12 +52,15 @@ def open_beside(folders: Sequence[str | os.PathLike[str]], path: str | os.PathLi
 
 
 def render_beside(studies: Mapping[str, Results], measured: Mapping[str, Any] | None = None) -> str:
-    """One HTML document of several studies, name -> results. measured: {"profile": ...} as `thalweg.study.report.slots` describes it."""
+    """One HTML document of several studies, name -> results. measured: {"profile": ...} as `thalweg.study.report.slots` describes it.
+
+    By default the profile is that of the studies, where all are finished comparisons with an optimizer in common.
+    """
     labels = tuple(dict.fromkeys(label for results in studies.values() for label in results.optimizers))
     series = {label: k for k, label in enumerate(labels)}
     verdicts = {name: judge(results) for name, results in studies.items()}
     each = {name: figures(results, verdicts[name], None, series) for name, results in studies.items()}
-    given = (measured or {}).get("profile")
+    given = profile_of(studies) if measured is None else measured.get("profile")
     drawn = {
         "curves": together({name: one["curves"] for name, one in each.items()}),
         "sensitivity": together({name: [one["sensitivity"]] for name, one in each.items() if one["sensitivity"]}),
@@ -65,7 +69,7 @@ def render_beside(studies: Mapping[str, Results], measured: Mapping[str, Any] | 
     cards = [
         {
             "name": name, "results": results, "verdict": verdicts[name], "what": score_name(results, verdicts[name]),
-            "method": method(results), **facts(results),
+            "method": method(results, {"profile": given}), **facts(results),
         } for name, results in studies.items()
     ]  # fmt: skip
     return fill(

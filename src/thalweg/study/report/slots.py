@@ -2,16 +2,17 @@
 
 `measured`, a mapping, may hold any of these; a label it does not name is left out, a nan is shown as a dash:
 
-tuning_cost: label -> {"trials": (n,), "expected": (n,), "low": (n,), "high": (n,)}, the best validation score expected after 1..n trials.
+tuning_cost: label -> {"trials": (n,), "expected": (n,), "low": (n,), "high": (n,)}, the best validation score to expect of 1..n trials:
+    the median of such searches, and the ends of the middle 80 % of them.
 profile: {"ratios": (m,), "shares": label -> (m,), "problems": [names], "measure": "updates to the target"}: the share of problems on
     which an optimizer needs at most `ratio` times what the best one does.
 targets: {"target": 0.95, "score": "accuracy", "rows": [{"optimizer", "reached": 4, "of": 5, "steps": v, "samples": v, "seconds": v}]},
-    each v a number, or (middle, low, high); None where the target was not reached.
+    each v a number, or (middle, low, high); inf is never, None or nan unknown.
     An optional "caption" says how it was counted.
 sensitivity: {"rows": [{"optimizer", "width": decades, "largest_stable": rate, "diverged": share, "trials": n}]}, with an optional
-    "caption" that says what a basin is.
+    "caption" that says what a basin is; a row's "open" says that its width is only the least it can be.
 defaults: {"rows": [{"optimizer", "defaults": score, "tuned": score, "defaults_half": v, "tuned_half": v}], "split": "validation"}, the
-    half-widths and the split optional; defaults is nan where they diverged.
+    half-widths and the split optional; defaults is nan where they have no score, and the row's "fate" says why ("diverged").
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ from typing import Any
 
 import numpy as np
 
+from thalweg.study.pool import BAND
 from thalweg.study.report.palette import look
 from thalweg.study.report.traces import band, figure, line, plain, safe, tickformat, trace
 from thalweg.study.words import amount, gap, is_share, number, plural
 
 Cell = tuple[str, float | None]
 """A text, and the number to sort by."""
+
+FATES = {"diverged": "diverged", "stopped": "were stopped early", "missing": "were not run"}
+"""What became of defaults that have no score."""
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[tuple[int, Sequence[Cell]]], texts: int = 1) -> dict[str, Any]:
@@ -57,8 +62,11 @@ def tuning_cost(cost: Mapping[str, Any], series: Mapping[str, int], score: str) 
         finite.append(y if is_share(score) else y[len(y) // 2 :])
     if not data:
         return None
-    spread = "; the band is its spread" if any(t["meta"]["role"] == "band" for t in data) else ""
-    caption = f"The best validation {score} to expect of so many trials{spread}. A line that is flat from the start needs no tuning."
+    spread = f", and the middle {100 * BAND:.0f} % of them" if any(t["meta"]["role"] == "band" for t in data) else ""
+    caption = (
+        f"The best validation {score} to expect of so many trials, drawn from those that were made: the median of all such searches"
+        f"{spread}. A line that is flat from the start needs no tuning."
+    )
     axis, share = f"Best validation {score}", is_share(score)
     made = figure("cost", "Tuning cost", caption, data, finite, axis, share, score == "loss", across="Trials")
     made["layout"]["xaxis"]["rangemode"] = "normal"
@@ -135,7 +143,7 @@ def sensitivity_numbers(given: Mapping[str, Any], series: Mapping[str, int]) -> 
     caption = given.get("caption", f"{basin} Largest stable: the largest rate tried that did not diverge.")
     made = []
     for row in rows:
-        cells = [_cell(row.get("width"), "{:.1f}".format), _cell(row.get("largest_stable"), number)]
+        cells = [_cell(row.get("width"), ("≥ {:.1f}" if row.get("open") else "{:.1f}").format), _cell(row.get("largest_stable"), number)]
         cells.append(_cell(row.get("diverged"), partial(_out_of, trials=row.get("trials"))))
         made.append((series[row["optimizer"]], [(str(row["optimizer"]), None), *cells]))
     return table(caption, ["Optimizer", "Basin, decades", "Largest stable rate", "Diverged"], made)
@@ -155,13 +163,15 @@ def defaults(given: Mapping[str, Any], series: Mapping[str, int], score: str, hi
     known = [_real(row.get(side)) for row in rows for side in ("defaults", "tuned") if math.isfinite(_real(row.get(side)))]
     worst, best = (min(known), max(known)) if higher else (max(known), min(known))
     rail = worst + 0.08 * (worst - best)  # where defaults that diverged stand: beyond the worst
-    data, made = [], []
+    data, made, lost = [], [], set[str]()
     for row in rows:
         label, k = str(row["optimizer"]), series[row["optimizer"]]
         before, after = _real(row.get("defaults")), float(row["tuned"])
         halves = [_real(row.get("defaults_half")), _real(row.get("tuned_half"))]
         alive = math.isfinite(before)
-        said = ["defaults: " + (amount(before, score, halves[0]) if alive else "diverged"), "tuned: " + amount(after, score, halves[1])]
+        fate = FATES.get(str(row.get("fate", "diverged")), "have no score")
+        said = ["defaults: " + (amount(before, score, halves[0]) if alive else fate), "tuned: " + amount(after, score, halves[1])]
+        lost |= set() if alive else {fate}
         symbols = [f"{look(k)['symbol']}-open" if alive else "x-thin-open", look(k)["symbol"]]
         bars = {"error_x": {"array": [h if math.isfinite(h) else 0.0 for h in halves]}} if np.isfinite(halves).any() else {}
         more = {"marker": {"symbol": symbols, "size": 12}, "hovertemplate": f"{safe(label)}, %{{text}}<extra></extra>"} | bars
@@ -171,7 +181,7 @@ def defaults(given: Mapping[str, Any], series: Mapping[str, int], score: str, hi
         cells = [_cell(v, partial(amount, score=score)) for v in (before, after)]
         made.append((k, [(label, None), *cells, _cell(gain, partial(_gain, score=score))]))
     split = given.get("split", "validation")
-    said_of = "; ×: the defaults diverged" if len(known) < 2 * len(rows) else ""
+    said_of = f"; ×: the defaults {' or '.join(sorted(lost))}" if lost else ""
     caption = f"Hollow: the rule's defaults; filled: the chosen setting{said_of}."
     layout = {
         "xaxis": {"title": {"text": safe(f"{split.capitalize()} {score}")}, **tickformat(is_share(score))},
@@ -204,11 +214,11 @@ def slots(measured: Mapping[str, Any] | None, series: Mapping[str, int], score: 
 
 
 def count(value: float) -> str:
-    return f"{value:,.0f}"
+    return f"{value:,.0f}" if math.isfinite(value) else "never"
 
 
 def seconds(value: float) -> str:
-    return f"{value:,.0f} s" if value >= 100 else f"{value:.2g} s"
+    return "never" if value == math.inf else f"{value:,.0f} s" if value >= 100 else f"{value:.2g} s"
 
 
 def _out_of(share: float, trials: int | None) -> str:

@@ -17,6 +17,7 @@ def standings(results: Results, verdict: Verdict) -> list[dict[str, Any]]:
     for row in verdict.standings.to_dict("records"):
         label, trials = str(row["optimizer"]), int(row["trials"])
         first = label == verdict.leader
+        early = f"; {round(row['stopped_tuning'] * trials)} stopped early" if row["stopped_tuning"] > 0 else ""
         finals = len(row["runs"]) if verdict.basis == "final" else 0
         rows.append(
             {
@@ -31,7 +32,7 @@ def standings(results: Results, verdict: Verdict) -> list[dict[str, Any]]:
                 "p_value": "" if first else p_value(row["p_value"]).replace("p unknown", "–").removeprefix("p ").removeprefix("= "),
                 "best_valid": amount(row["best_valid"], results.score),
                 "default_valid": amount(row["default_valid"], results.score),
-                "diverged_tuning": f"{round(row['diverged_tuning'] * trials)} of {trials}" if trials else "–",
+                "diverged_tuning": f"{round(row['diverged_tuning'] * trials)} of {trials}" + early if trials else "–",
                 "diverged_finals": f"{row['diverged_finals']} of {finals}" if finals else "–",
             }
         )
