@@ -68,8 +68,10 @@ class Page:
         self.call("Page.navigate", url=Path(path).resolve().as_uri())
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
-    def theme(self, dark: bool) -> None:
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+    def theme(self, dark: bool, media: str = "") -> None:
+        """Ask for a theme and, while media is "print", for the looks of paper; scrolling is at once, so that places stay where they are."""
+        wishes = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+        self.call("Emulation.setEmulatedMedia", media=media, features=[{"name": k, "value": v} for k, v in wishes.items()])
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression, a promise's when it has settled."""
@@ -81,9 +83,54 @@ class Page:
     def wait(self, expression: str, seconds: float = 60) -> None:
         """Wait until an expression is true; AssertionError names it when it does not become so."""
         end = time.monotonic() + seconds
-        while not self.run(expression):
+        while not self.run(f"Boolean({expression})"):
             assert time.monotonic() < end, f"not true after {seconds} s: {expression}; errors: {self.errors}"
             time.sleep(0.05)
+
+    def point(self, selector: str, x: float = 0.5, y: float = 0.5) -> tuple[float, float]:
+        """A place inside an element, at shares of its width and height, in the window's pixels; the element is scrolled into view."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        box = self.run(f"(b => [b.x, b.y, b.width, b.height])({element}.getBoundingClientRect())")
+        return box[0] + x * box[2], box[1] + y * box[3]
+
+    def mouse(self, kind: str, at: tuple[float, float], clicks: int = 0) -> None:
+        """A real event of the pointer: Moved, Pressed or Released."""
+        button = "left" if clicks or kind != "Moved" else "none"
+        held = 1 if kind == "Pressed" or (kind == "Moved" and clicks) else 0
+        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=at[0], y=at[1], button=button, buttons=held, clickCount=clicks)
+
+    def click(self, selector: str, count: int = 1) -> None:
+        """Click on the middle of an element as a hand would, `count` times in quick succession."""
+        at = self.point(selector)
+        self.mouse("Moved", at)
+        for n in range(count):
+            self.mouse("Pressed", at, n + 1)
+            self.mouse("Released", at, n + 1)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press at one place, move to another and release."""
+        self.mouse("Moved", start)
+        self.mouse("Pressed", start, 1)
+        for share in (0.3, 0.6, 1.0):
+            self.mouse("Moved", (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])), 1)
+        self.mouse("Released", end, 1)
+
+    def key(self, name: str, shift: bool = False) -> None:
+        """Press and release a key: Tab, Enter, or a character."""
+        codes = {"Tab": 9, "Enter": 13}
+        text = {"text": "\r"} if name == "Enter" else {} if name in codes else {"text": name}
+        held = {"key": name, "modifiers": 8 if shift else 0, "windowsVirtualKeyCode": codes.get(name, ord(name[0].upper()))}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **held, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **held)
+
+    def downloads(self, folder: Path) -> None:
+        """Where files that the page offers are saved from now on."""
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def pdf(self) -> bytes:
+        """The page as it prints."""
+        return base64.b64decode(self.call("Page.printToPDF", preferCSSPageSize=True)["data"])
 
     def shoot(self, path: str | Path) -> None:
         """A picture of the whole page."""

@@ -117,6 +117,44 @@ def study(
     return results(rows, **({"curves": curves, "kind": kind, "optimizers": tuple(labels)} | changes))
 
 
+def measured(r: Results) -> dict[str, Any]:
+    """The judge's further numbers for a study, one of each kind the page has a place for."""
+    rng = np.random.default_rng(1)
+    labels, trials = list(r.optimizers), np.arange(1, 17)
+    top = {label: 0.97 - 0.01 * k for k, label in enumerate(labels)}
+    rise = {label: 1 - 0.7 * np.exp(-trials / (1 + k)) for k, label in enumerate(labels)}
+    ratios = np.geomspace(1, 32, 40)
+    rows = [
+        {
+            "optimizer": label, "reached": 5 - k % 3, "of": 5, "steps": (100 + 40 * k, 90 + 35 * k, 120 + 60 * k),
+            "samples": 3200 + 1280 * k, "seconds": (0.4 + k, 0.3 + k, 0.7 + k),
+        } for k, label in enumerate(labels[:-1])
+    ]  # fmt: skip
+    rows.append({"optimizer": labels[-1], "reached": 0, "of": 5, "steps": None, "samples": None, "seconds": None})
+    basins = [
+        {"optimizer": label, "width": 2.1 - 0.2 * k, "largest_stable": 0.3 / (k + 1), "diverged": k / 16, "trials": 16}
+        for k, label in enumerate(labels)
+    ]
+    ends = [
+        {"optimizer": label, "defaults": top[label] - 0.05 * (k + 1), "tuned": top[label], "defaults_half": 0.01, "tuned_half": 0.004}
+        for k, label in enumerate(labels)
+    ]
+    ends[-1]["defaults"] = math.nan
+    return {
+        "tuning_cost": {
+            label: {"trials": trials, "expected": top[label] * y, "low": top[label] * y**1.5, "high": top[label] * np.sqrt(y)}
+            for label, y in rise.items()
+        },
+        "profile": {
+            "ratios": ratios, "problems": ["digits-mlp", "airfoil", "mnist-cnn", "breast-cancer"], "measure": "updates to the target",
+            "shares": {label: np.sort(rng.integers(0, 5, 40)) / 4 for label in labels},
+        },
+        "targets": {"target": 0.95, "score": r.score, "rows": rows},
+        "sensitivity": {"rows": basins},
+        "defaults": {"rows": ends},
+    }  # fmt: skip
+
+
 def course(rng: np.random.Generator, records: int, score: float, rate: float, diverged_at: int) -> Curve:
     """A plausible curve that ends at `score`, or explodes at `diverged_at`."""
     steps = np.arange(records + 1) * 5

@@ -83,7 +83,7 @@ def test_files_begin_by_saying_what_they_are(path):
     assert ast.get_docstring(ast.parse((SOURCE / path).read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("heavy", ["torch", "plotly", "pandas", "scipy", "sklearn"])
+@pytest.mark.parametrize("heavy", ["torch", "pandas", "scipy", "sklearn"])
 def test_import_thalweg_imports_nothing_heavy(heavy, light):
     assert heavy not in light
 

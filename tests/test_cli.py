@@ -124,7 +124,7 @@ from thalweg.cli import main
 try:
     main()
 finally:
-    heavy = {{"torch", "pandas", "numpy", "scipy", "sqlalchemy", "pydantic", "rich", "plotly", "joblib"}} & set(sys.modules)
+    heavy = {{"torch", "pandas", "numpy", "scipy", "sqlalchemy", "pydantic", "rich", "joblib"}} & set(sys.modules)
     print(sorted(heavy), file=sys.stderr)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -170,6 +170,7 @@ def test_compare_prints_json_alone(thalweg: Thalweg, study: Path) -> None:
     assert found["headline"] == verdict.headline
     assert found["mean"] == pytest.approx(verdict.mean)
     assert [row["optimizer"] for row in found["standings"]] == verdict.standings["optimizer"].tolist()
+    assert found["findings"] == verdict.findings.plain()
     assert Path(found["report"]).is_file()
 
 
@@ -388,6 +389,32 @@ def test_report_is_written(thalweg: Thalweg, study: Path, where: str | None) -> 
     ended = thalweg("report", study, *(["--to", where] if where else []))
     assert ended.output == f"{page}\n"
     assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("where", [None, "deep/both.html"])
+def test_several_studies_are_reported_side_by_side(thalweg: Thalweg, study: Path, where: str | None) -> None:
+    other = Path(shutil.copytree(study, study.parent / "other"))
+    ended = thalweg("report", study, other, *(["--to", where] if where else []))
+    page = Path(where or "side-by-side.html")
+    assert ended.output == f"{page}\n"
+    text = page.read_text()
+    for folder in (study, other):  # both have one name, so the folders tell them apart
+        assert f"<h3>{folder}</h3>" in text
+    assert text.count(tw.Study.open(study).verdict.headline.split(";")[0]) >= 2
+    assert (study / "report.html").read_bytes() == (other / "report.html").read_bytes()  # neither was touched
+
+
+def test_a_study_named_twice_is_refused(thalweg: Thalweg, study: Path) -> None:
+    assert "named twice" in sentence(thalweg("report", study, Path("study")))
+    assert not Path("side-by-side.html").exists()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_folders_the_one_without_a_study_is_named(thalweg: Thalweg, study: Path, order: int) -> None:
+    Path("empty").mkdir()
+    said = sentence(thalweg("report", *[study, Path("empty")][::order]))
+    assert "empty holds no study" in said
+    assert not Path("side-by-side.html").exists()
 
 
 READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}

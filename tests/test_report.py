@@ -1,4 +1,4 @@
-"""The report: what is in the page, that it needs no network, and that it works in a browser."""
+"""The report: what is in the page, and that it needs no network."""
 
 from __future__ import annotations
 
@@ -9,40 +9,34 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
 
-import chromium
-from study_samples import finals, results, run, study
+from report_samples import SAMPLES, data_of
+from study_samples import finals, measured, study
 from thalweg import UserError
+from thalweg.study import report
 from thalweg.study.judge import judge
-from thalweg.study.report import render, write
-from thalweg.study.report.figures import course, figures
-from thalweg.study.report.page import embed, plotly
-from thalweg.study.report.traces import robust
-from thalweg.study.results import Curve
+from thalweg.study.remarks import METHOD
+from thalweg.study.report import render, render_beside, write
+from thalweg.study.report.measured import measured as made
+from thalweg.study.report.measured import profile_of
+from thalweg.study.report.page import plotly, text_of
+from thalweg.study.report.slots import slots
 
-DRAWN = "document.documentElement.dataset.drawn === 'yes'"
 MEGABYTE = 1_000_000
 
 
-def unfinished():
-    whole = study(planned={"tune": 96, "final": 30})
-    return dataclasses.replace(whole, runs=whole.runs[whole.runs["phase"] == "tune"])
-
-
-SAMPLES = {
-    "finished": lambda: study(final_diverged=["sgd"]),
-    "unfinished": unfinished,
-    "sweep": lambda: study(kind="sweep", seeds=2),
-    "all rows": lambda: study(kind="sweep", seeds=1, all_rows=True),
-    "one optimizer": lambda: study(["adam"]),
-    "all diverged": lambda: study(all_diverged=True),
-    "no curves": lambda: finals({"adam": [0.9, 0.91], "sgd": [0.8, 0.82]}),
-    "a loss": lambda: finals({"adam": [0.1, 0.2], "sgd": [0.3, math.nan]}, score="loss", metrics=("loss",)),
-    "nothing": lambda: results([]),
-}
+# which figures there are, where not all are
+TRIALS = {"sensitivity", "parallel"}
+TUNED = TRIALS | {"cost", "defaults"}
+CURVED = TRIALS | {"curves"}
+EXPECTED = {
+    "no curves": TUNED, "a loss": TUNED, "mixed": TUNED, "nothing": set(), "sweep": CURVED, "all rows": CURVED, "one trial": CURVED,
+    "all diverged": CURVED,
+}  # fmt: skip
 
 
 class Reader(HTMLParser):
@@ -67,10 +61,6 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
-
-
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_page_of_every_state_of_a_study(name):
     r = SAMPLES[name]()
@@ -83,10 +73,11 @@ def test_a_page_of_every_state_of_a_study(name):
     assert "url(" not in page
     assert "http://" not in page
     assert "https://" not in page
-    assert len(page.encode()) < 5 * MEGABYTE
+    assert len(page.encode()) < MEGABYTE
     assert judge(r).headline.split(":")[0] in page
     assert not re.search(r"\bnan\b", page[: page.index('<script type="text/plain"')])
-    assert {"curves", "sensitivity"} == set(data_of(page))
+    assert set(data_of(page)) == EXPECTED.get(name, {"curves", *TUNED})
+    assert all(f'<a href="#{figure}">' in page for figure in data_of(page))
 
 
 def test_a_large_study_stays_below_five_megabytes():
@@ -109,13 +100,16 @@ def test_users_text_is_text():
 
 
 def test_embedded_json_is_strict():
-    text = embed({"a": [math.nan, math.inf, 1.5], "b": np.array([1.0, math.nan]), "c": "</script>", "d": np.float64(2)})
-    assert "<" not in text
-    assert json.loads(text) == {"a": [None, None, 1.5], "b": [1.0, None], "c": "</script>", "d": 2.0}
+    text = text_of({"a": [math.nan, math.inf, 1.5], "b": np.array([1.0, math.nan]), "d": np.float64(2)})
+    assert json.loads(text) == {"a": [None, None, 1.5], "b": [1.0, None], "d": 2.0}
+    assert "NaN" not in text
 
 
 def test_plotly_travels_whole():
-    assert b"plotly.js" in gzip.decompress(base64.b64decode(plotly()))[:200]
+    source = gzip.decompress(base64.b64decode(plotly()))
+    assert b"plotly.js (basic" in source[:200]
+    assert len(source) > 1_000_000
+    assert b"MIT License" in (files(report) / "plotly-LICENSE.txt").read_bytes()
 
 
 def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -130,158 +124,128 @@ def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
 
-# --- figures
+# --- further numbers and several studies
 
 
-def test_what_diverged_never_flattens_a_figure():
+def test_slots_have_their_places_on_the_page():
+    r = study()
+    page = render(r, measured(r))
+    assert set(data_of(page)) == {"curves", "sensitivity", "parallel", "cost", "profile", "defaults"}
+    reader = Reader(page)
+    assert reader.open == []
+    assert {"targets", "profile", "cost", "defaults", "plot-cost"} <= set(reader.ids)
+    assert "100 (90 to 120)" in page
+    assert "Basin, decades" in page
+    bare = Reader(render(r, {}))
+    assert not {"targets", "profile", "cost", "defaults"} & set(bare.ids)
+
+
+def beside():
+    return {
+        "digits-mlp": study(["adam", "sgd", "momentum"], name="digits-mlp"),
+        "airfoil": study(["lion", "sgd", "adam"], name="airfoil", spread=0.02),
+        "diabetes": finals({"adam": [0.1, 0.2], "sgd": [0.3, math.nan]}, score="loss", metrics=("loss",), name="diabetes"),
+    }
+
+
+def test_several_studies_on_one_page():
+    studies = beside()
+    page = render_beside(studies)
+    assert Reader(page).open == []
+    assert len(set(Reader(page).ids)) == len(Reader(page).ids)
+    assert all(load.startswith(("#", "data:")) for load in Reader(page).loads)
+    for name, r in studies.items():
+        assert f"<h3>{name}</h3>" in page
+        assert judge(r).headline.split(";")[0] in page
+        assert r.command in page
+    data = data_of(page)
+    views = {view["key"]: view for view in data["curves"]}
+    assert [panel["name"] for panel in views["loss"]["panels"]] == ["digits-mlp", "airfoil"]  # the third has no curves
+    colours = [{t["name"]: t["meta"]["series"] for t in panel["data"]} for panel in views["loss"]["panels"]]
+    assert colours[0]["adam"] == colours[1]["adam"] == 0
+    assert colours[0]["sgd"] == colours[1]["sgd"] == 1
+    assert colours[1]["lion"] == 3
+    low, high = views["loss"]["ranges"]["log"]
+    for panel in views["loss"]["panels"]:  # one range holds both
+        assert low <= panel["ranges"]["log"][0] < panel["ranges"]["log"][1] <= high
+    panels = {panel["name"]: panel for panel in data["sensitivity"][0]["panels"]}
+    assert list(panels) == list(studies)
+    assert panels["diabetes"]["layout"]["yaxis"]["title"]["text"] == "Validation loss"  # a scale of its own
+    assert "not compared" in page
+    assert "★ winner" in page
+
+
+def test_a_profile_of_several_problems_on_their_page():
+    studies = beside()
+    page = render_beside(studies, {"profile": measured(studies["digits-mlp"])["profile"]})
+    assert len(data_of(page)["profile"][0]["data"]) == 3
+    assert 'id="profile"' in page
+
+
+def test_what_the_judge_found_is_on_the_page():
     r = study(final_diverged=["sgd"])
-    drawn = figures(r, judge(r))
-    loss = next(f for f in drawn["curves"] if f["key"] == "loss")
-    assert max(v for t in loss["data"] for v in t["y"] if v is not None) > 100  # the exploding run is there
-    assert loss["ranges"]["linear"][1] < 5
-    assert loss["ranges"]["log"][1] < math.log10(5)
-    sensitivity = drawn["sensitivity"]
-    low, high = sensitivity["layout"]["yaxis"]["range"]
-    assert -0.25 < low < high < 1.1
-    for trace in sensitivity["data"]:
-        assert all(low <= y <= high for y in trace["y"]), trace["meta"]
-    roles = {t["meta"]["role"] for t in sensitivity["data"]}
-    assert {"done", "chosen", "default", "diverged"} <= roles
+    found = judge(r).findings
+    page = render(r)
+    assert {"targets", "cost", "defaults"} <= set(Reader(page).ids)
+    assert "at least as good. The median over all seeds" in page
+    assert found.goal.rule in page.replace("&#39;", "'")
+    lines = {t["meta"]["series"]: t for t in data_of(page)["cost"][0]["data"] if t["meta"]["role"] == "line"}
+    for k, one in enumerate(found.searches):
+        assert lines[k]["y"] == pytest.approx(list(one.median), rel=1e-3)
+    said = page.replace("&#39;", "'")
+    assert all(sentence in said for sentence in METHOD)
+    assert "Holm" not in page
 
 
-@pytest.mark.parametrize(("score", "bad"), [("r2", -5000.0), ("loss", 1e30)])
-def test_finished_outliers_stand_on_the_rail(score, bad):
-    values = [*np.linspace(0.5, 0.9, 9), bad, bad, bad]
-    rows = [
-        run("tune", "adam", k, 0, {"lr": 10.0 ** (k / 3 - 4)}, **{"valid_loss": 0.1, f"valid_{score}": v}) for k, v in enumerate(values)
-    ]
-    r = results(rows, score=score, higher=score == "r2", metrics=(score, "loss")[: 1 + (score != "loss")])
-    figure = figures(r, judge(r))["sensitivity"]
-    low, high = figure["layout"]["yaxis"]["range"]
-    if figure["layout"]["yaxis"]["type"] == "log":
-        low, high = 10**low, 10**high
-    assert -1 < low < 0.5
-    assert 0.9 < high < 10
-    far = next(t for t in figure["data"] if t["meta"]["role"] == "far")
-    assert len(far["x"]) == 3
-    assert all(low <= y <= high for t in figure["data"] for y in t["y"])
-    assert f"{score} " in far["text"][0]  # its true value is in the hover
+def test_the_judges_numbers_of_one_study():
+    r = study(final_diverged=["sgd"])
+    given, found = made(r, judge(r)), judge(r).findings
+    assert list(given) == ["tuning_cost", "targets", "sensitivity", "defaults"]
+    rows = {row["optimizer"]: row for row in given["targets"]["rows"]}
+    for one in found.reach:
+        assert rows[one.optimizer]["reached"] == one.reached
+        assert rows[one.optimizer]["of"] == 5
+    drawn = {row["cells"][0][0]: [text for text, _ in row["cells"]] for row in slots(given, series(r), "accuracy", True)["targets"]["rows"]}
+    assert drawn["random_search"][1:4] == ["0 of 5", "never", "never"]
+    assert drawn["sgd"][2].endswith("to never)") or drawn["sgd"][2] == "never"  # some of its finals diverged
+    widths = {row["cells"][0][0]: row["cells"][1] for row in slots(given, series(r), "accuracy", True)["numbers"]["rows"]}
+    for basin in found.basins:
+        text, value = widths[basin.optimizer]
+        assert text.startswith("≥") == (basin.open_low or basin.open_high)
+        assert value is None or value == pytest.approx(basin.width)
+    assert made(study(["adam"], trials=1), judge(study(["adam"], trials=1))).keys() == {"targets"}
+    empty = SAMPLES["nothing"]()
+    assert made(empty, judge(empty)) == {}
 
 
-def test_robust_ranges():
-    low, high = robust([np.linspace(0, 1, 101)], False)
-    assert (low, high) == (pytest.approx(-0.05), pytest.approx(1.05))
-    spiked = np.linspace(0, 1, 101)
-    spiked[50] = 1e9
-    assert robust([spiked], False)[1] < 2
-    assert robust([np.linspace(0, 1, 101)] * 3 + [np.full(101, 1e9)], False)[1] < 2
-    assert robust([np.array([math.nan])], False) is None
-    assert robust([np.array([-1.0, 0.0])], True) is None
-    low, high = robust([np.ones(5)], False)
-    assert low < 1 < high
+def test_defaults_without_a_score_say_why():
+    r = SAMPLES["stopped"]()
+    first = (r.runs["phase"] == "tune") & (r.runs["trial"] == 0)
+    runs = r.runs.copy()
+    runs.loc[first & (runs["optimizer"] == "adam"), "status"] = "stopped"
+    r = dataclasses.replace(r, runs=runs)
+    drawn = slots(made(r, judge(r)), series(r), "accuracy", True)["defaults"]
+    texts = {t["meta"]["series"]: t["text"][0] for t in drawn["data"]}
+    assert texts[0] == "defaults: were stopped early"
+    assert "×: the defaults" in drawn["caption"]
+    assert "stopped early" in drawn["caption"]
+    assert "stopped early</td>" in render(r)  # of the trials
 
 
-def test_curves_are_thinned_by_averages():
-    steps = np.arange(1000)
-    curve = Curve(steps, np.ones(1000), np.full(1000, math.nan), np.ones(1000), steps[:3], {"loss": np.ones(3)})
-    x, y = course(curve, "loss")
-    assert x.shape == y.shape == (125,)
-    assert x[0] == pytest.approx(3.5)  # the mean of steps 0..7
-    assert (y == 1).all()
-    assert course(curve, "grad_norm") is None
-    assert course(curve, "valid:accuracy") is None
-    assert course(curve, "valid:loss")[0].tolist() == [0, 1, 2]
+def test_the_profile_of_finished_studies_is_drawn_by_itself():
+    studies = beside()
+    data = data_of(render_beside(studies))
+    lines = data["profile"][0]["data"]
+    assert len(lines) == 2  # those that all have
+    assert all(0 <= share <= 1 for line in lines for share in line["y"])
+    assert "error of the final runs" in data["profile"][0]["caption"]  # one study has no curves, hence no target
+    with_goals = profile_of({name: studies[name] for name in ("digits-mlp", "airfoil")})
+    assert with_goals["measure"].startswith("updates")
+    assert max(with_goals["ratios"]) >= 4
+    assert profile_of({"one": studies["airfoil"]}) is None
+    assert profile_of({"one": studies["airfoil"], "two": SAMPLES["unfinished"]()}) is None
+    assert profile_of({"one": finals({"adam": [0.9, 0.91]}), "two": finals({"sgd": [0.9, 0.91]})}) is None
 
 
-def test_after_eight_colours_the_dash_changes():
-    r = study([f"o{i}" for i in range(10)], trials=4)
-    drawn = figures(r, judge(r))["curves"]
-    assert [f["key"] for f in drawn] == ["loss", "valid:accuracy", "valid:loss", "grad_norm", "lr", "trials"]
-    dashes = {t["meta"]["series"]: t["line"]["dash"] for t in drawn[0]["data"] if t["meta"]["role"] == "line"}
-    assert dashes[7] == "solid"
-    assert dashes[8] == "dash"
-
-
-# --- in a browser
-
-browser = pytest.mark.skipif(chromium.executable() is None, reason="no chromium on the PATH")
-
-
-@browser
-def test_in_a_browser(tmp_path):
-    path = write(SAMPLES["finished"](), tmp_path / "report.html")
-    with chromium.page() as tab:
-        for width, dark in ((1280, False), (1000, True), (400, False), (400, True)):
-            tab.open(path, width, dark=dark)
-            tab.wait(DRAWN)
-            assert tab.run("document.querySelectorAll('.plot svg.main-svg').length") >= 2
-            assert tab.run("document.documentElement.scrollWidth") <= width  # nothing is cut off
-            assert tab.run("getComputedStyle(document.body).backgroundColor") == ("rgb(20, 24, 29)" if dark else "rgb(255, 255, 255)")
-        font = "getComputedStyle(document.querySelector('#plot-curves .xtitle')).fill"
-        light = (tab.theme(False), tab.run(font))[1]
-        tab.wait(f"{font} === 'rgb(27, 31, 36)'")  # the figures follow the theme
-        assert light
-        for index in range(6):
-            choose = "const s = document.querySelector('#measure'); s.value = %d; s.dispatchEvent(new Event('change'))"
-            tab.run(f"(() => {{ {choose % index} }})()")
-            tab.run("document.querySelector('#log').click()")
-            assert tab.run("document.querySelectorAll('#plot-curves .scatterlayer path.js-line').length") > 0
-        titles = tab.run("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
-        assert not [t for t in titles if re.search("share|cloud|edit|logo", t, re.IGNORECASE)]
-        assert tab.errors == []
-        assert [u for u in tab.requests if not u.startswith(("data:", "blob:"))] == [path.as_uri()] * 4
-
-
-@browser
-def test_legend_sort_and_filter(tmp_path):
-    path = write(SAMPLES["finished"](), tmp_path / "report.html")
-    with chromium.page() as tab:
-        tab.open(path)
-        tab.wait(DRAWN)
-        lines = "document.querySelectorAll('#plot-curves .scatterlayer .trace').length"
-        every = tab.run(lines)
-        chip = "document.querySelector('.legend [data-series=\"1\"]')"
-        tab.run(f"{chip}.click()")
-        assert tab.run(f"{chip}.getAttribute('aria-pressed')") == "false"
-        tab.wait(f"{lines} < {every}")
-        tab.run(f"{chip}.dispatchEvent(new MouseEvent('dblclick'))")  # alone
-        assert tab.run("document.querySelectorAll('.legend [aria-pressed=true]').length") == 1
-        tab.run("document.querySelector('.legend .all').click()")
-        tab.wait(f"{lines} === {every}")
-
-        names = tab.run("[...document.querySelectorAll('#all-runs th')].map(h => h.textContent)")
-        column = names.index("valid accuracy")
-        values = f"[...document.querySelectorAll('#all-runs tbody tr')].map(r => r.cells[{column}].dataset.v)"
-        head = f"document.querySelectorAll('#all-runs th button')[{column}]"
-        for direction in ("ascending", "descending"):
-            tab.run(f"{head}.click()")
-            assert tab.run(f"{head}.parentElement.getAttribute('aria-sort')") == direction
-            shown = tab.run(values)
-            known = [float(v) for v in shown if v is not None]
-            assert known == sorted(known, reverse=direction == "descending")
-            assert all(v is None for v in shown[len(known) :])  # without a value: last
-        assert tab.run(f"{head}.focus(), document.activeElement === {head}")  # reached by the keyboard
-
-        tab.run("(() => { const f = document.querySelector('#filter'); f.value = 'ADAM tune'; f.dispatchEvent(new Event('input')) })()")
-        assert tab.run("document.querySelectorAll('#all-runs tbody tr:not([hidden])').length") == 16
-        assert tab.run("document.querySelector('#count').textContent") == "16 of 126 runs"
-        assert tab.errors == []
-
-
-@browser
-@pytest.mark.parametrize("name", ["unfinished", "sweep", "all diverged", "no curves", "nothing"])
-def test_other_states_in_a_browser(tmp_path, name):
-    path = write(SAMPLES[name](), tmp_path / "report.html")
-    with chromium.page() as tab:
-        tab.open(path, 400)
-        if name != "nothing":
-            tab.wait(DRAWN)
-        assert tab.run("document.documentElement.scrollWidth") <= 400
-        assert tab.errors == []
-
-
-@browser
-def test_screenshots(tmp_path):
-    path = write(finals({"adam": [0.9, 0.91]}), tmp_path / "report.html")
-    chromium.screenshot(path, tmp_path / "shot.png", width=400, dark=True, ready=DRAWN)
-    assert (tmp_path / "shot.png").read_bytes().startswith(b"\x89PNG")
+def series(r):
+    return {label: k for k, label in enumerate(r.optimizers)}

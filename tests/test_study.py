@@ -191,6 +191,40 @@ def test_test_rows_do_not_influence_the_choice() -> None:
     assert (honest["test_loss"].dropna() != absurd["test_loss"].dropna()).all()
 
 
+def test_planted_test_labels_do_not_move_the_choice() -> None:
+    X, y = data(80)
+    rows = {"train": (X[:40], y[:40]), "valid": (X[40:60], y[40:60])}
+    start = studies.plan.fresh(line(), 0)
+    with torch.no_grad():
+        planted = X[60:], start(X[60:])  # the labels that the untrained model gives: not to train (lr 0) predicts them without error
+    grid = ["sgd[lr=0,0.001,0.1]"]
+
+    def chosen(**splits: Any) -> pd.DataFrame:
+        table = tiny(grid, problem=line(**{**rows, **splits}), budget=6, epochs=10).table()
+        return table[table["phase"] == "final"]
+
+    honest, lured = chosen(test=(X[60:], y[60:])), chosen(test=planted)
+    assert set(honest["lr"]) == set(lured["lr"]) == {0.1}
+    pd.testing.assert_frame_equal(honest.drop(columns="test_loss"), lured.drop(columns=["test_loss"]).assign(id=honest["id"]))
+    assert (lured["test_loss"] > 10 * honest["test_loss"]).all()  # the lure is felt where it is measured ...
+    assert set(chosen(valid=planted, test=planted)["lr"]) == {0.0}  # ... and as validation labels it would have been followed
+
+
+def test_seconds_to_a_goal_are_told_of_runs_trained_alone() -> None:
+    timed = tiny(engine="solo")
+    alone = timed.findings()
+    assert all(one.seconds is not None and one.seconds > 0 for one in alone.reach if np.isfinite(one.median))
+    assert {one.optimizer for one in alone.reach} == {"sgd", "adam"}
+    assert any(np.isfinite(one.median) for one in alone.reach)
+    plan = timed.store.get("plan")
+    plan["phases"]["final"]["workers"] = 2  # side by side: no run had the machine to itself
+    timed.store.put(plan=plan)
+    assert [one.seconds for one in timed.findings().reach] == [None, None]
+    together = tiny().findings()
+    assert [one.seconds for one in together.reach] == [None, None]
+    assert all("engine: fleet" in one.why_no_seconds for one in together.reach)
+
+
 def test_the_chosen_trial_has_the_best_validation_loss(done: tw.Study) -> None:
     table = done.table()
     tuning, final = table[table["phase"] == "tune"], table[table["phase"] == "final"]

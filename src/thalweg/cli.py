@@ -236,17 +236,19 @@ def status(folder: Path, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path), help="Where to write it [default: report.html in the folder].")
-def report(folder: Path, to: Path | None) -> None:
-    """Write the report of the study in FOLDER, finished or not.
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), help="Where to write it [default: FOLDER/report.html, or side-by-side.html].")
+def report(folders: tuple[Path, ...], to: Path | None) -> None:
+    """Write the report of the study in FOLDER, finished or not; of several studies, one page with all side by side.
 
     \b
     thalweg report outputs/digits-mlp
+    thalweg report outputs/digits-mlp outputs/airfoil --to both.html
     """
+    from thalweg.study.report import open_beside
     from thalweg.study.study import Study
 
-    click.echo(Study.open(folder).report(to))
+    click.echo(Study.open(folders[0]).report(to) if len(folders) == 1 else open_beside(folders, to))
 
 
 @commands.command()

@@ -155,7 +155,7 @@ def _plain(verdict: Any, page: Path | None) -> dict[str, Any]:
     names = ("winner", "leader", "config", "mean", "half", "seeds", "headline", "sentences", "unfinished")
     found = {name: getattr(verdict, name) for name in names}
     found = {k: None if isinstance(v, float) and v != v else v for k, v in found.items()}
-    return {**found, "standings": standings, "report": None if page is None else str(page)}
+    return {**found, "standings": standings, "findings": verdict.findings.plain(), "report": None if page is None else str(page)}
 
 
 def seconds(text: str | None) -> float | None:

@@ -27,11 +27,13 @@ class Results:
     planned: phase -> number of runs planned, {"tune": 80, "final": 25}.
     runs: a row a run, with columns
         id, phase ("tune" | "final" | "sweep"), optimizer (label), trial (0.. within an optimizer), seed, config (dict of the
-        hyperparameters that were set or drawn, and "schedule" where not constant), status ("done" | "diverged"), diverged_at (-1 or
-        the updates done), steps, engine, train_loss (mean of the last tenth of the records), valid_<metric> for every metric, and
-        test_<metric> in phase "final" (nan elsewhere, and where a run diverged).
+        hyperparameters that were set or drawn, and "schedule" where not constant), status ("done" | "diverged" | "stopped": a trial
+        ended early), diverged_at (-1 or the updates done), steps (planned; of a stopped run those done), engine, train_loss (mean of
+        the last tenth of the records), valid_<metric> for every metric, and test_<metric> in phase "final" (nan elsewhere, and where
+        a run diverged).
     curves: run id -> Curve.
     seconds: phase -> wall seconds spent in it. classes: how many there are, where the targets are classes.
+    solo_seconds: run id -> its wall seconds, only where it was trained alone, with nothing else running beside it.
     """
 
     kind: str
@@ -52,3 +54,4 @@ class Results:
     seconds: Mapping[str, float] = field(default_factory=dict)
     all_rows: bool = False
     classes: int | None = None
+    solo_seconds: Mapping[str, float] = field(default_factory=dict)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from thalweg.study import remarks
 from thalweg.study.results import Results
 from thalweg.study.standings import Verdict, identity, missing
-from thalweg.study.statistics import ALPHA, binomial
+from thalweg.study.statistics import ALPHA
 from thalweg.study.words import amount, gap, is_share, listing, number, p_value, plural, probability, setting
 
 NOUNS = {"tune": "tuning trial", "final": "final run", "sweep": "run"}
@@ -22,7 +23,8 @@ def headline(results: Results, verdict: Verdict) -> str:
     if verdict.basis == "nothing":
         return f"Nothing has been measured yet: 0 of {plural(sum(results.planned.values()), 'planned run')} are done."
     if verdict.leader is None:
-        return "No winner yet: every run so far diverged." if verdict.unfinished else "No winner: every run diverged."
+        lost = "every run{} diverged" if (results.runs["status"] == "diverged").all() else "no run{} was trained to its end with a score"
+        return f"No winner{' yet' * verdict.unfinished}: {lost.format(' so far' * verdict.unfinished)}."
     name = f"{verdict.leader} ({setting(verdict.config)})"
     what, value = score_name(results, verdict), amount(verdict.mean, verdict.standings.attrs["score"], verdict.half)
     if verdict.basis == "sweep":
@@ -47,7 +49,10 @@ def _final(results: Results, verdict: Verdict, name: str, what: str, value: str)
         seeds = plural(verdict.seeds, "seed")
         return f"Unfinished: {done} of {planned} final runs are done. So far {name} has the best mean {what}, {value} over {seeds}."
     if sound.empty:
-        return f"No winner: every optimizer diverged in some final run; {name} has the best mean {what} of those that finished, {value}."
+        lost = "every optimizer diverged in some final run"
+        if not table["diverged_finals"].all():
+            lost = "no optimizer has a score from all of its final runs"
+        return f"No winner: {lost}; {name} has the best mean {what} of those that finished, {value}."
     if verdict.seeds < 2:
         return f"{name} has the best {what}, {value}, but one seed gives no interval: no winner is declared."
     result = f"{verdict.leader}, {setting(verdict.config)}: {what} {value} over {plural(verdict.seeds, 'seed')}"
@@ -80,7 +85,9 @@ def sentences(results: Results, verdict: Verdict) -> Iterator[str]:
     if verdict.basis == "final":
         yield from _divergence(table)
         yield from _differences(results, verdict)
+        yield from remarks.ties(results, verdict)
         yield from _coverage(results, verdict)
+        yield from remarks.goals(results, verdict)
     else:
         lost = [str(o) for o in table[table["diverged_tuning"] == 1]["optimizer"]]
         if lost and verdict.leader is not None:
@@ -89,7 +96,10 @@ def sentences(results: Results, verdict: Verdict) -> Iterator[str]:
             yield _selected(results, verdict)
         else:
             yield "Search smaller learning rates, or look for values that are not finite in the data or in the first loss."
+    yield from remarks.robustness(verdict)
     yield from _defaults(results, verdict)
+    yield from remarks.at_defaults(verdict)
+    yield from remarks.cost(verdict)
     yield from _edges(results, table)
     yield from _baseline(results, verdict)
 
@@ -103,10 +113,11 @@ def score_name(results: Results, verdict: Verdict) -> str:
 def _divergence(table: pd.DataFrame) -> Iterator[str]:
     for row in table.to_dict("records"):
         count = row["diverged_finals"]
+        whole = plural(len(row["runs"]), "final run")
         if count:
-            yield (
-                f"{row['optimizer']} diverged in {count} of {plural(len(row['runs']), 'final run')}, so it cannot win, whatever its mean."
-            )
+            yield f"{row['optimizer']} diverged in {count} of {whole}, so it cannot win, whatever its mean."
+        elif row["seeds"] < len(row["runs"]) and not row["sound"]:
+            yield f"{row['optimizer']} has a score from {row['seeds']} of {whole} only, so it cannot win, whatever its mean."
         elif row["diverged_tuning"] == 1:
             yield f"Every tuning trial of {row['optimizer']} diverged, so it has no final runs."
 
@@ -115,8 +126,7 @@ def _differences(results: Results, verdict: Verdict) -> Iterator[str]:
     sound = verdict.standings[verdict.standings["sound"]]
     if len(sound) < 2 or verdict.seeds < 2:
         return
-    best, rivals = sound.iloc[0], sound.iloc[1:]
-    runner = rivals.iloc[0]
+    runner = sound.iloc[1]
     behind, half = abs(runner["difference"]), runner["difference_half"]
     if half == 0:
         yield (
@@ -126,12 +136,8 @@ def _differences(results: Results, verdict: Verdict) -> Iterator[str]:
     elif math.isfinite(half):
         yield (
             f"{runner['optimizer']} ({setting(runner['config'])}) comes second, behind by "
-            f"{gap(behind, results.score, half)} over the same seeds (paired t-test, Holm-adjusted "
-            f"{p_value(runner['p_value'])})."
+            f"{gap(behind, results.score, half)} over the same seeds (paired t-test, adjusted {p_value(runner['p_value'])})."
         )
-    unclear = [str(row["optimizer"]) for _, row in rivals.iterrows() if not row["p_value"] <= ALPHA]
-    if verdict.winner and unclear:
-        yield (f"{listing(unclear)}, further behind, varied too much between seeds to be told apart from {best['optimizer']}.")
 
 
 def _coverage(results: Results, verdict: Verdict) -> Iterator[str]:
@@ -146,15 +152,15 @@ def _coverage(results: Results, verdict: Verdict) -> Iterator[str]:
             "optimizers of a seed share."
         )
     rows = results.counts.get("test", 0)
-    trials = int(verdict.standings["trials"].max())
-    tuning = f"tuning luck (one tuning seed, {plural(trials, 'trial')} an optimizer)"
+    tuning = remarks.luck(results, verdict)
     if results.all_rows:
         yield f"Not covered: {tuning}."
         return
-    sampling = f"the sampling error of the {rows:,} test rows" if rows else "the sampling error of the test rows"
-    if rows and is_share(results.score):
-        own = f"±{100 * binomial(verdict.mean, rows):.1f} points for {rows:,} rows by itself"
-        sampling = f"the test set's sampling error ({own})"
+    sampling = f"the sampling error of the {plural(rows, 'test row') if rows else 'test rows'}"
+    if math.isfinite(verdict.findings.sampling):
+        sampling = f"the test set's sampling error (±{100 * verdict.findings.sampling:.1f} points for {rows:,} rows by itself)"
+    elif rows:
+        sampling += f" (not known for {results.score})"
     yield f"Not covered: {sampling}, and {tuning}."
 
 
@@ -177,7 +183,9 @@ def _defaults(results: Results, verdict: Verdict) -> Iterator[str]:
     if row["trials"] < 2 or math.isnan(best):
         return
     if math.isnan(default):
-        yield f"With its default settings {verdict.leader} diverged in tuning."
+        fates = {one.optimizer: one.fate for one in verdict.findings.defaults}
+        fate = {"diverged": "diverged", "stopped": "was stopped early"}.get(fates.get(verdict.leader, ""), "has no score")
+        yield f"With its default settings {verdict.leader} {fate} in tuning."
     elif best == default:
         yield (f"No tuning trial of {verdict.leader} did better than its defaults ({split} {results.score} {amount(best, results.score)}).")
     else:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from thalweg.study.results import Results
-from thalweg.study.statistics import half_width, holm, paired
+from thalweg.study.statistics import Contest, contest, half_width
+
+if TYPE_CHECKING:
+    from thalweg.study.findings import Findings
 
 Basis = Literal["final", "tuning", "sweep", "nothing"]
 
@@ -21,13 +24,14 @@ Basis = Literal["final", "tuning", "sweep", "nothing"]
 class Verdict:
     """What a study says.
 
-    winner: the label of the optimizer that is better than the runner-up beyond the chance of seeds, or None.
+    winner: the label of the optimizer that is better than every other beyond the chance of seeds, or None.
     leader: the label with the best mean, winner or not; None where no run finished.
     config: the leader's chosen configuration. mean, half: its mean score and the half-width of the 95 % Student-t
         interval over `seeds` seeds (nan where there is no interval).
     basis: what the ranking stands on: "final" runs, "tuning" trials alone, a "sweep", or "nothing".
     unfinished: whether planned runs are missing.
     standings: a row an optimizer, best first (see `standings`).
+    findings: what it found besides the ranking.
     headline: the verdict in a sentence; sentences: what else must be known to read it rightly.
     """
 
@@ -40,20 +44,24 @@ class Verdict:
     basis: Basis
     unfinished: bool
     standings: pd.DataFrame
+    findings: Findings
     headline: str
     sentences: tuple[str, ...]
 
 
 def choose(runs: pd.DataFrame, optimizer: str, score: str, higher: bool) -> pd.Series | None:
-    """The tuning trial with the best validation score, or None if none finished.
+    """The tuning trial with the best validation score, or None if none has one.
 
-    Only finished rows of phase "tune" and their valid_ columns are looked at, never a test_ column. Ties go to the
-    lower validation loss, then to the earlier trial (the first is the defaults).
+    Only rows of phase "tune" and their valid_ columns are looked at, never a test_ column. Ties go to the lower validation
+    loss, then to the earlier trial (the first is the defaults). A run that was stopped early is never compared with a whole one: only where
+    no run is whole, those stopped latest are compared with each other.
     """
     if runs.empty:
         return None
-    rows = runs[(runs["phase"] == "tune") & (runs["optimizer"] == optimizer) & (runs["status"] == "done")]
+    rows = runs[(runs["phase"] == "tune") & (runs["optimizer"] == optimizer) & runs["status"].isin(["done", "stopped"])]
     rows = rows[np.isfinite(rows[f"valid_{score}"].astype(float))]
+    whole = rows[rows["status"] == "done"]
+    rows = rows[rows["steps"] == rows["steps"].max()] if whole.empty else whole
     if rows.empty:
         return None
     value = rows[f"valid_{score}"].to_numpy(float)
@@ -96,7 +104,7 @@ def missing(results: Results) -> dict[str, int]:
 
 COLUMNS = (
     "optimizer", "config", "mean", "half", "seeds", "difference", "difference_half", "probability", "p_value",
-    "diverged_tuning", "trials", "diverged_finals", "best_valid", "default_valid", "sound", "runs", "chosen",
+    "diverged_tuning", "stopped_tuning", "trials", "diverged_finals", "best_valid", "default_valid", "sound", "runs", "chosen",
 )  # fmt: skip
 
 
@@ -105,8 +113,9 @@ def standings(results: Results) -> pd.DataFrame:
 
     config: the chosen configuration. mean, half, seeds: the score and its 95 % interval.
     difference, difference_half: paired difference to the best, this - best. probability: that the best is better.
-    p_value: Holm-adjusted. diverged_tuning: share of its `trials` tuning trials. diverged_finals: count.
-    best_valid, default_valid: validation score of the chosen and of the first trial.
+    p_value: adjusted for the best having been picked in the same data (`statistics.adjust`). diverged_tuning, stopped_tuning:
+    shares of its `trials` tuning trials that diverged, that were stopped early. diverged_finals: count.
+    best_valid, default_valid: validation score of the chosen and of the first trial, nan unless that was trained to its end.
     sound: it has a mean and no final of it diverged. runs: ids that the mean stands on. chosen: id of the chosen trial.
     Sound optimizers come first, then those with diverged finals, then those without a score.
     """
@@ -141,7 +150,7 @@ def _row(results: Results, label: str, basis: Basis) -> dict[str, Any]:
     tune, final = own[own["phase"] == "tune"], own[own["phase"] == "final"]
     choice = choose(runs, label, results.score, results.higher)
     first = tune[(tune["trial"] == 0) & (tune["status"] == "done")]
-    best = math.nan if choice is None else float(choice[f"valid_{results.score}"])
+    best = math.nan if choice is None or choice["status"] != "done" else float(choice[f"valid_{results.score}"])
     done = final[final["status"] == "done"]
     config = None if choice is None else dict(choice["config"])
     scores = np.array([] if done.empty else done[f"test_{results.score}"], float)
@@ -156,11 +165,12 @@ def _row(results: Results, label: str, basis: Basis) -> dict[str, Any]:
         "optimizer": label,
         "config": config,
         "mean": float(scores.mean()) if len(scores) else math.nan,
-        "half": half_width(scores) if basis == "final" else math.nan,
+        "half": float(half_width(scores)) if basis == "final" else math.nan,
         "seeds": len(scores),
         "diverged_tuning": float((tune["status"] == "diverged").mean()) if len(tune) else math.nan,
+        "stopped_tuning": float((tune["status"] == "stopped").mean()) if len(tune) else math.nan,
         "trials": len(tune),
-        "diverged_finals": int(len(final) - len(done)),
+        "diverged_finals": int((final["status"] == "diverged").sum()),
         "best_valid": best,
         "default_valid": math.nan if first.empty else float(first.iloc[0][f"valid_{results.score}"]),
         "sound": bool(len(scores)) and len(scores) == len(used),
@@ -178,6 +188,7 @@ def _sweep_row(results: Results, label: str, basis: Basis) -> dict[str, Any]:
     if own.empty:
         return row
     row["diverged_tuning"] = float((own["status"] == "diverged").mean())
+    row["stopped_tuning"] = float((own["status"] == "stopped").mean())
     best = None
     for _, cell in own.groupby(own["config"].map(identity), sort=False):
         scores = cell[score].to_numpy(float)
@@ -210,16 +221,20 @@ def _blank() -> dict[str, Any]:
     }
 
 
+def contest_of(results: Results, rows: Sequence[Mapping[Any, Any]]) -> Contest:
+    """The first of these rows of the standings against each other, seed by seed; (rows,) arrays."""
+    finals = results.runs[results.runs["phase"] == "final"].set_index("id")
+    column = f"test_{results.score}"
+    table = pd.DataFrame({k: finals.loc[list(row["runs"])].groupby("seed")[column].mean() for k, row in enumerate(rows)})
+    return contest(table.to_numpy(float).T, results.higher, best=0)
+
+
 def _compare(rows: list[dict[str, Any]], results: Results) -> None:
     """Fill in the paired columns of the sound rows after the first, over the seeds that both have."""
     sound = [row for row in rows if row["sound"]]
     if len(sound) < 2:
         return
-    finals = results.runs[results.runs["phase"] == "final"].set_index("id")
-    series = [finals.loc[list(row["runs"])].groupby("seed")[f"test_{results.score}"].mean().astype(float) for row in sound]
-    for row, other in zip(sound[1:], series[1:], strict=True):
-        common = series[0].index.intersection(other.index)
-        numbers = paired(series[0][common].to_numpy(), other[common].to_numpy(), results.higher)
-        row["difference"], row["difference_half"], row["probability"], row["p_value"] = numbers
-    for row, p in zip(sound[1:], holm(np.array([row["p_value"] for row in sound[1:]])), strict=True):
-        row["p_value"] = float(p)
+    found = contest_of(results, sound)
+    columns = {"difference": found.difference, "difference_half": found.half, "probability": found.probability, "p_value": found.adjusted}
+    for k, row in enumerate(sound[1:], 1):
+        row |= {name: float(values[k]) for name, values in columns.items()}

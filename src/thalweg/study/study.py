@@ -21,12 +21,13 @@ from thalweg.errors import UserError
 from thalweg.launch import local
 from thalweg.study import folder as place
 from thalweg.study import plan
-from thalweg.study.judge import Verdict, judge
+from thalweg.study.judge import Findings, Verdict, judge
 from thalweg.study.judge import choose as choose_config
 from thalweg.study.prepare import Bench, prepare
 from thalweg.study.progress import View, Watch
 from thalweg.study.results import Results
 from thalweg.study.store import Store, address, flat, open_folder
+from thalweg.study.timing import solo_seconds
 
 
 class Study:
@@ -52,13 +53,17 @@ class Study:
             environment=self.store.get("environment", {}), command=facts["command"], score=facts["score"], higher=facts["higher"],
             metrics=tuple(facts["metrics"]), optimizers=tuple(facts["optimizers"]), notes=tuple(facts["notes"]), counts=facts["counts"],
             planned=facts["planned"], runs=table, curves=self.store.curves(), seconds=self.store.seconds(), all_rows=facts["all_rows"],
-            classes=facts["classes"],
+            classes=facts["classes"], solo_seconds=solo_seconds(self.store),
         )  # fmt: skip
 
     @property
     def verdict(self) -> Verdict:
         """What the runs say; `print(study.verdict)` shows it in words."""
         return judge(self.results())
+
+    def findings(self, goal: float | None = None) -> Findings:
+        """What the runs say besides the ranking. goal: a validation score to be reached, instead of the one a rule sets."""
+        return judge(self.results(), goal).findings
 
     def table(self) -> pd.DataFrame:
         """A row a run, a column a hyperparameter; what `thalweg export` writes."""

@@ -1,4 +1,4 @@
-"""The page: what the template shows, said in plain values; Plotly's JavaScript travels inside, compressed."""
+"""The page: what the templates show, said in plain values; figures and Plotly's JavaScript travel inside, compressed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gzip
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,51 +17,73 @@ from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from thalweg.study.folder import write_whole
-from thalweg.study.judge import Verdict, judge, seeds_planned
-from thalweg.study.report.figures import figures
-from thalweg.study.report.traces import COLOURS, DASHES
+from thalweg.study.judge import judge
+from thalweg.study.report import palette, tables
+from thalweg.study.report.figures import drawable, figures
+from thalweg.study.report.measured import measured as measure
+from thalweg.study.report.method import method, searched
 from thalweg.study.results import Results
 from thalweg.study.sentences import NOUNS, score_name
-from thalweg.study.words import amount, is_share, number, p_value, plural, probability, setting
+from thalweg.study.words import is_share, number
 
 
-def write(results: Results, path: str | os.PathLike[str]) -> Path:
-    """Write the report to `path`, whole or not at all: under another name first, then renamed."""
+def write(results: Results, path: str | os.PathLike[str], measured: Mapping[str, Any] | None = None) -> Path:
+    """Write the report to `path`, whole or not at all: under another name first, then renamed. measured: see `render`."""
     target = Path(path)
-    write_whole(target, render(results))
+    write_whole(target, render(results, measured))
     return target
 
 
-def render(results: Results) -> str:
+def render(results: Results, measured: Mapping[str, Any] | None = None) -> str:
     """One HTML document of a study, finished or not, that needs no network.
 
+    measured: numbers to show besides the standings, as `thalweg.study.report.slots` describes them, instead of what the judge found.
     Figures need a browser of 2023 or later (DecompressionStream); words and tables need no script at all.
     """
     verdict = judge(results)
-    environment = Environment(loader=FunctionLoader(_resource), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    drawn = figures(results, verdict)
-    return environment.get_template("template.html").render(
-        css=Markup(_resource("style.css")),
-        js=Markup(_resource("page.js")),
-        plotly=Markup(plotly()),
-        data=Markup(embed(drawn)),
+    given = measure(results, verdict) if measured is None else measured
+    drawn = figures(results, verdict, given)
+    return fill(
+        "study.html",
+        drawable(drawn),
+        results.optimizers,
         drawn=drawn,
         results=results,
         verdict=verdict,
         what=score_name(results, verdict),
         apart="Difference to the best" + (", points" if is_share(str(verdict.standings.attrs["score"])) else ""),
-        series=[
-            {"label": label, "colour": k % COLOURS, "dash": DASHES[k // COLOURS % len(DASHES)]}
-            for k, label in enumerate(results.optimizers)
-        ],
-        standings=_standings(results, verdict),
-        runs=_runs(results),
-        method=_method(results),
-        notes=results.notes,
-        plan=_pairs(results.plan),
-        environment=_pairs(results.environment),
-        seconds=[f"{NOUNS.get(phase, phase)}s {value:,.1f} s" for phase, value in results.seconds.items()],
-        spec=json.dumps(_clean(results.spec), indent=2, ensure_ascii=False, default=str),
+        standings=tables.standings(results, verdict),
+        runs=tables.runs(results),
+        method=method(results, given),
+        **facts(results),
+    )
+
+
+def facts(results: Results) -> dict[str, Any]:
+    """What the method section shows beside its sentences."""
+    return {
+        "searched": searched(results),
+        "plan": pairs(results.plan),
+        "environment": pairs(results.environment),
+        "seconds": [f"{noun}s {results.seconds[phase]:,.1f} s" for phase, noun in NOUNS.items() if phase in results.seconds],
+        "spec": json.dumps(clean(results.spec), indent=2, ensure_ascii=False, default=str),
+    }
+
+
+def fill(template: str, views: Mapping[str, Any], labels: Sequence[str], **values: Any) -> str:
+    """A template with its style, its script and its figures inside; series are numbered in the order of `labels`."""
+    environment = Environment(loader=FunctionLoader(_resource), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(
+        css=Markup(f"{palette.css()}\n{_resource('style.css')}"),
+        js=Markup(_resource("page.js")),
+        plotly=Markup(plotly() if views else ""),
+        data=Markup(packed(text_of(views))),
+        views=views,
+        series=[{"label": label, "number": k, **palette.look(k)} for k, label in enumerate(labels)],
+        number_of={label: k for k, label in enumerate(labels)},
+        glyphs=palette.GLYPHS,
+        strokes=palette.STROKES,
+        **values,
     )
 
 
@@ -74,34 +96,43 @@ def _resource(name: str) -> str:
 
 @functools.cache
 def plotly() -> str:
-    """Plotly's JavaScript from the installed package, as base64 of gzip: 2 MB instead of 4.8."""
-    source = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    return base64.b64encode(gzip.compress(source, 9, mtime=0)).decode("ascii")
+    """Plotly's JavaScript as the page holds it: its basic bundle (scatter alone is used), kept compressed beside this file."""
+    return base64.b64encode((files("thalweg.study.report") / "plotly-basic.min.js.gz").read_bytes()).decode("ascii")
 
 
-def embed(value: Any) -> str:
-    r"""JSON that may stand inside a script element: strict (nan and inf become null), and no `<` that could close it.
+def packed(content: bytes | str) -> str:
+    """Base64 of gzip, the same for the same content; the page unpacks it with the browser's own DecompressionStream.
 
-    >>> embed({"a": float("nan"), "b": "</script>"})
-    '{"a":null,"b":"\\u003c/script>"}'
+    >>> gzip.decompress(base64.b64decode(packed("valley")))
+    b'valley'
     """
-    return json.dumps(_clean(value), separators=(",", ":"), allow_nan=False, default=str).replace("<", "\\u003c")
+    raw = content.encode() if isinstance(content, str) else content
+    return base64.b64encode(gzip.compress(raw, 9, mtime=0)).decode("ascii")
 
 
-def _clean(value: Any) -> Any:
+def text_of(value: Any) -> str:
+    """Strict JSON: nan and inf become null.
+
+    >>> text_of({"a": float("nan"), "b": (1, 2.5)})
+    '{"a":null,"b":[1,2.5]}'
+    """
+    return json.dumps(clean(value), separators=(",", ":"), allow_nan=False, default=str)
+
+
+def clean(value: Any) -> Any:
     """The value as JSON can hold it: null for nan and inf, lists for tuples and arrays."""
     if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items()}
+        return {str(k): clean(v) for k, v in value.items()}
     if hasattr(value, "tolist"):
-        return _clean(value.tolist())
+        return clean(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(v) for v in value]
+        return [clean(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
-def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values as text; a mapping of mappings becomes a row for each of them."""
     rows = []
     for key, value in values.items():
@@ -124,115 +155,4 @@ def spoken(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-# --- tables
-
-
-def _standings(results: Results, verdict: Verdict) -> list[dict[str, Any]]:
-    """A dict of texts for each optimizer, best first."""
-    score = str(verdict.standings.attrs["score"])
-    order = list(results.optimizers)
-    rows = []
-    for row in verdict.standings.to_dict("records"):
-        label, trials = str(row["optimizer"]), int(row["trials"])
-        first = label == verdict.leader
-        finals = len(row["runs"]) if verdict.basis == "final" else 0
-        rows.append(
-            {
-                "label": label,
-                "series": order.index(label),
-                "winner": label == verdict.winner,
-                "setting": "–" if row["config"] is None else setting(row["config"]),
-                "score": amount(row["mean"], score, row["half"]),
-                "difference": "the best"
-                if first and verdict.basis == "final"
-                else amount(row["difference"], score, row["difference_half"], unit=False).replace("-", "−", 1),
-                "probability": "" if first else probability(row["probability"]),
-                "p_value": "" if first else p_value(row["p_value"]).replace("p unknown", "–").removeprefix("p ").removeprefix("= "),
-                "best_valid": amount(row["best_valid"], results.score),
-                "default_valid": amount(row["default_valid"], results.score),
-                "diverged_tuning": f"{round(row['diverged_tuning'] * trials)} of {trials}" if trials else "–",
-                "diverged_finals": f"{row['diverged_finals']} of {finals}" if finals else "–",
-            }
-        )
-    return rows
-
-
-def _runs(results: Results) -> dict[str, Any]:
-    """The table of all runs: columns (name, whether it holds numbers) and rows of (text, number to sort by or None)."""
-    if not len(results.runs):
-        return {"columns": [], "rows": []}
-    columns = ["phase", "optimizer", "trial", "seed", "config", "status", "diverged_at", "steps", "train_loss"]
-    columns += [f"{split}_{metric}" for split in ("valid", "test") for metric in results.metrics]
-    columns = [c for c in columns if c in results.runs and not (c.startswith("test_") and results.runs[c].isna().all())]
-    texts = {"phase", "optimizer", "config", "status"}
-    rows = []
-    for run in results.runs[[*columns]].to_dict("records"):
-        cells: list[tuple[str, float | None]] = []
-        for column in columns:
-            value = run[column]
-            if column == "config":
-                cells.append((setting(value), None))
-            elif column in texts:
-                cells.append((str(value), None))
-            elif column == "diverged_at":
-                cells.append(("–", None) if value < 0 else (f"{value:g}", float(value)))
-            elif column in ("trial", "seed", "steps"):
-                cells.append((f"{value:g}", float(value)))
-            else:
-                shown = amount(float(value), column.partition("_")[2])
-                cells.append((shown, float(value) if math.isfinite(value) else None))
-        rows.append(cells)
-    heads = [{"name": c.replace("_", " ").replace("config", "setting"), "numeric": c not in texts} for c in columns]
-    return {"columns": heads, "rows": rows}
-
-
-# --- how it was measured
-
-
-def _method(results: Results) -> list[str]:
-    """The method in sentences, from what the study really did."""
-    spec, runs = results.spec, results.runs
-    said = []
-    counts = ", ".join(f"{count:,} {split}" for split, count in results.counts.items())
-    size = [
-        plural(int(spec["steps"]), "update") if spec.get("steps") else "",
-        f"batch size {spec['batch_size']}" if spec.get("batch_size") else "",
-    ]
-    if counts or any(size):
-        said.append("Rows: " + counts + "." * bool(counts) + (f" Every run: {', '.join(s for s in size if s)}." if any(size) else ""))
-    if results.kind == "sweep":
-        said.append("Every setting of the grid was trained; all runs of one seed start from the same weights and see the same batches.")
-        said.append(
-            "Settings are ranked by their training loss (mean of the last tenth of the records)."
-            if results.all_rows
-            else f"Settings are ranked by validation {results.score}; test data were not used."
-        )
-    else:
-        tune = runs[runs["phase"] == "tune"] if len(runs) else runs
-        trials = int(spec.get("budget") or (tune.groupby("optimizer").size().max() if len(tune) else 0))
-        seeds = seeds_planned(results) or int(spec.get("seeds") or 0)
-        said += [
-            f"Tuning: every optimizer got the same budget, {plural(trials, 'trial')}. The first trial is the rule's defaults, the others "
-            "are scrambled Sobol points of its search range (below, in the study as resolved); all share one seed.",
-            f"Choice: the trial with the best validation {results.score} at its end; ties go to the lower validation loss, then to the "
-            "earlier trial. Test data play no part in it.",
-            f"Final runs: the chosen setting of each optimizer is trained again with {plural(seeds, 'fresh seed')}; "
-            "the test data are touched once, at the end of each.",
-            "Pairing: with one seed, all optimizers start from the same initial weights and see the same batches in the same order, so "
-            "differences are taken seed by seed.",
-            "Intervals are 95 % Student-t intervals over seeds. The p-value of a difference to the best is that of a two-sided paired "
-            "t-test, Holm-adjusted over all such comparisons; the probability that the best is better is the t posterior of the mean "
-            "difference under a flat prior. A winner is declared where the difference to the runner-up has an adjusted p-value of at "
-            "most 0.05.",
-        ]
-    if results.all_rows:
-        said.append("Validation and test rows are the training rows themselves: every score is a training score.")
-    said.append(
-        "A run has diverged when its loss or its gradient is not finite, or its loss exceeds 10,000 × max(1, its initial loss); it is then "
-        "stopped, and its setting is never chosen"
-        + ("." if results.kind == "sweep" else "; an optimizer with a diverged final run never wins.")
-    )
-    return said
-
-
-__all__ = ["embed", "plotly", "render", "write"]
+__all__ = ["facts", "fill", "packed", "plotly", "render", "text_of", "write"]

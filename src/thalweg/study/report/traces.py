@@ -1,19 +1,49 @@
-"""What figures are made of: traces, robust ranges, and text and numbers that are safe in Plotly's JSON."""
+"""What figures are made of: traces, thinning, robust ranges, and text and numbers that are safe in Plotly's JSON."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-DASHES = ("solid", "dash", "dot", "dashdot")
-"""Colours repeat after eight series, the dash then changes."""
-
-COLOURS = 8
+from thalweg.study.report.palette import look
 
 POWERS = {"exponentformat": "power"}
+
+
+def thin(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `points` of the points (n,) each, in order: the ends, and the smallest and the largest y of each of equal stretches.
+
+    So a spike of a single record stays where it is and as high as it is.
+
+    >>> y = np.zeros(1000); y[617] = 9.0
+    >>> a, b = thin(np.arange(1000), y, 100)
+    >>> len(a) <= 100, a[b == 9.0].tolist()
+    (True, [617])
+    """
+    n = len(y)
+    if n <= points:
+        return x, y
+    cuts = np.linspace(0, n, max(1, (points - 2) // 2) + 1).astype(int)
+    picked = {0, n - 1}
+    for a, b in pairwise(cuts):
+        picked |= {int(a + np.argmin(y[a:b])), int(a + np.argmax(y[a:b]))}
+    keep = np.array(sorted(picked))
+    return x[keep], y[keep]
+
+
+def calm(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of x and y, (n,) each, over `points` equal stretches.
+
+    >>> calm(np.arange(6.0), np.array([0.0, 2.0, 0.0, 2.0, 0.0, 2.0]), 3)
+    (array([0.5, 2.5, 4.5]), array([1., 1., 1.]))
+    """
+    cuts = np.linspace(0, len(y), points + 1).astype(int)
+    sizes = np.diff(cuts)
+    return np.add.reduceat(np.asarray(x, float), cuts[:-1]) / sizes, np.add.reduceat(y, cuts[:-1]) / sizes
 
 
 def robust(arrays: Sequence[np.ndarray], log: bool) -> tuple[float, float] | None:
@@ -42,13 +72,28 @@ def robust(arrays: Sequence[np.ndarray], log: bool) -> tuple[float, float] | Non
     return low - margin, high + margin
 
 
+def worth_showing(scores: np.ndarray, higher: bool, share: bool) -> tuple[float, float]:
+    """The range of scores, (trials,), shown: shares are bounded and shown whole; others reach from the best to four times as far
+    as the best two fifths do, because a bad rate that just did not diverge may be off by powers of ten.
+    """
+    if not len(scores):
+        return 0.0, 1.0
+    gaps = np.sort(scores.max() - scores if higher else scores - scores.min())  # how far behind the best, rising
+    usual = gaps[int(0.4 * (len(gaps) - 1))] or np.median(gaps) or gaps[-1]
+    reach = float(gaps[-1] if share else gaps[gaps <= 4 * usual].max())
+    margin = 0.06 * reach or 0.05 * abs(float(scores[0])) or 0.5
+    best = float(scores.max() if higher else scores.min())
+    return (best - reach - margin, best + margin) if higher else (best - margin, best + reach + margin)
+
+
 def figure(
-    key: str, title: str, caption: str, data: list[dict[str, Any]], finite: Sequence[np.ndarray], axis: str, share: bool, log: bool
-) -> dict[str, Any]:
-    """A figure over updates with the y-ranges of both scales; `log` is how it opens."""
+    key: str, title: str, caption: str, data: list[dict[str, Any]], finite: Sequence[np.ndarray], axis: str, share: bool, log: bool,
+    across: str = "Updates",
+) -> dict[str, Any]:  # fmt: skip
+    """A figure over updates (or what `across` names) with the y-ranges of both scales; `log` is how it opens."""
     found = {kind: robust(finite, kind == "log") for kind in ("linear", "log")}
     layout = {
-        "xaxis": {"title": {"text": "Updates"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": across}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": safe(axis)}, **tickformat(share)},
         "hovermode": "closest",
     }
@@ -59,19 +104,21 @@ def figure(
     }  # fmt: skip
 
 
-def line(k: int, label: str, x: np.ndarray, y: np.ndarray, name: str, thin: bool = False) -> dict[str, Any]:
+def line(k: int, label: str, x: np.ndarray, y: np.ndarray, name: str, role: str = "line") -> dict[str, Any]:
+    """A line of a series; a bold one ("line") carries a few of the series' symbols."""
     hover = f"{safe(name)}<br>%{{x:.6~g}}: %{{y:.4~g}}<extra></extra>"
-    return trace(k, label, "broken" if thin else "line", x=plain(x), y=plain(y), mode="lines", hovertemplate=hover)
+    marks = {"mode": "lines+markers", "marker": {"symbol": look(k)["symbol"], "size": 8, "maxdisplayed": 8}}
+    return trace(k, label, role, x=plain(x), y=plain(y), **(marks if role == "line" else {"mode": "lines"}), hovertemplate=hover)
 
 
-def band(k: int, label: str, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
-    """A closed polygon: along the upper edge and back along the lower."""
-    outline = {"x": plain([*x, *x[::-1]]), "y": plain([*high, *low[::-1]])}
+def band(k: int, label: str, low: tuple[np.ndarray, np.ndarray], high: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """A closed polygon: along the upper edge, (x, y), and back along the lower."""
+    outline = {"x": plain([*high[0], *low[0][::-1]]), "y": plain([*high[1], *low[1][::-1]])}
     return trace(k, label, "band", **outline, mode="lines", fill="toself", hoverinfo="skip")
 
 
 def trace(k: int, label: str, role: str, **rest: Any) -> dict[str, Any]:
-    line = {"dash": DASHES[k // COLOURS % len(DASHES)]} if role == "line" else {}
+    line = {"dash": look(k)["dash"]} if role in ("line", "raw", "guide") else {}
     return {"type": "scatter", "name": safe(label), "meta": {"series": k, "role": role}, "line": line, **rest}
 
 
