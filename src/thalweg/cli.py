@@ -13,6 +13,7 @@ import click
 
 from thalweg import __version__, terminal
 from thalweg.errors import ThalwegError, UserCodeError, UserError, unknown
+from thalweg.study.export import TABLES, formats
 
 
 class Commands(click.Group):
@@ -247,30 +248,24 @@ def report(folder: Path, to: Path | None) -> None:
 
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True)
-@click.option("--to", type=click.Path(path_type=Path), help="Write to this file instead of standard output.")
-def export(folder: Path, kind: str, to: Path | None) -> None:
-    """Export the table of runs of the study in FOLDER.
+@click.option("--format", "kind", type=click.Choice(formats()), help="[default: what the ending of --to says, else csv]")
+@click.option("--table", type=click.Choice(TABLES), help="Which table, where the format holds several [default: runs].")
+@click.option("--to", metavar="PATH", help="A file, tensorboard's folder or optuna's storage, instead of standard output.")
+def export(folder: Path, kind: str | None, table: str | None, to: str | None) -> None:
+    """Export the study in FOLDER, finished or not: runs, curves or standings, for other tools.
 
     \b
     thalweg export outputs/digits-mlp --format csv > runs.csv
+    thalweg export outputs/digits-mlp --table curves --to curves.parquet
+    thalweg export outputs/digits-mlp --format latex
     """
     from thalweg.study.study import Study
 
-    frame = Study.open(folder).table()
-    if kind == "csv":
-        content = frame.to_csv(index=False, lineterminator="\n").encode()
-    elif kind == "json":
-        content = (frame.to_json(orient="records", double_precision=15) + "\n").encode()
-    else:
-        content = frame.to_parquet(index=False)
+    if kind == "optuna" and to is None:
+        raise UserError("an Optuna study needs a place: name a file or a storage with --to, such as --to sqlite:///trials.db")
+    content = Study.open(folder).export(kind, to, table=table)
     if to is None:
         click.echo(content, nl=False)
-        return
-    try:
-        to.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{to} cannot be written: {error.strerror}") from None
 
 
 @commands.command(name="list")
