@@ -94,6 +94,8 @@ study_options = options(
     click.option("--device", help="cuda, mps or cpu [default: the best there is]."),
     click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long (90s, 10m, 1h); run again to go on."),
     click.option("--dry-run", is_flag=True, help="Say how many runs, which engine, how long and how much memory; train nothing."),
+    click.option("--live", is_flag=True, help="Serve the report to this machine's browser while the study runs; its address is printed."),
+    click.option("--port", type=click.IntRange(0, 65535), help="The live page's port [default: a free one]."),
     click.option("--quiet", is_flag=True, help="No progress."),
     json_option,
 )  # fmt: skip
@@ -157,9 +159,12 @@ def _settings(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 
 def _study(
     kind: str, problem: str, settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...], out: str | None,
-    time_text: str | None, dry_run: bool, quiet: bool, as_json: bool, first: tuple[str, ...] = (), **asked: Any,
+    time_text: str | None, dry_run: bool, live: bool, port: int | None, quiet: bool, as_json: bool, first: tuple[str, ...] = (),
+    **asked: Any,
 ) -> None:  # fmt: skip
     limit = terminal.seconds(time_text)
+    if port is not None and not live:
+        raise UserError("--port is the live page's; add --live")
     from thalweg.study import study as studies
     from thalweg.study.prepare import prepare
 
@@ -171,7 +176,7 @@ def _study(
     folder = Path(out or f"outputs/{bench.name}")
     command = "thalweg " + shlex.join(sys.argv[1:])
     try:
-        with terminal.Progress(quiet or as_json) as progress:
+        with terminal.watched(folder, quiet or as_json, live, port) as progress:
             study = studies.run(bench, folder, time=limit, watch=progress, command=command)
     except KeyboardInterrupt:
         _interrupted(folder)

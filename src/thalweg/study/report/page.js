@@ -3,9 +3,12 @@
 (() => {
   const $ = (selector) => document.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const data = JSON.parse($("#data").textContent);
+  let data = JSON.parse($("#data").textContent);
   const hidden = new Set(); // numbers of the optimizers that the legend has switched off
-  const logs = data.curves.map((figure) => figure.log);
+  const logs = {}; // key of a figure -> whether the reader wants it logarithmic
+  const bound = new WeakSet(); // what listens already, when a live page has grown
+  const fresh = (element) => element && !bound.has(element) && bound.add(element);
+  let measure = data.curves[0]?.key;
   // the buttons are listed, not taken away from Plotly's own, some of which would send the data to a server
   const buttons = [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
   const config = { displaylogo: false, responsive: true, modeBarButtons: buttons };
@@ -51,11 +54,14 @@
   }
 
   function drawCurves() {
-    const at = Number($("#measure").value), figure = data.curves[at], box = $("#log");
-    box.checked = logs[at];
+    const figure = data.curves[Number($("#measure").value)], box = $("#log");
+    const log = logs[figure.key] ?? figure.log;
+    measure = figure.key;
+    box.checked = log;
     $("#curves-caption").textContent = figure.caption;
     box.disabled = !figure.ranges.log;
-    const kind = logs[at] ? "log" : "linear", layout = themed(figure.layout);
+    const kind = log ? "log" : "linear", layout = themed(figure.layout);
+    layout.uirevision = `${figure.key} ${kind}`; // while it is the same, the reader's zoom stays
     layout.yaxis = { ...layout.yaxis, type: kind, range: figure.ranges[kind] ?? undefined };
     if (kind === "log") layout.yaxis.dtick = decades(figure.ranges.log);
     Plotly.react("plot-curves", figure.data.map(dressed), layout, config);
@@ -70,6 +76,7 @@
   function drawSensitivity() {
     const layout = themed(data.sensitivity.layout);
     layout.xaxis.dtick = 1;
+    layout.uirevision = "sensitivity";
     Plotly.react("plot-sensitivity", data.sensitivity.data.map(dressed), layout, config);
   }
 
@@ -78,6 +85,17 @@
     if (data.curves.length) drawCurves();
     if (data.sensitivity) drawSensitivity();
     document.documentElement.dataset.drawn = "yes";
+  }
+
+  let unpacking = null;
+
+  function start() {
+    if (!data.curves.length && !data.sensitivity) return;
+    unpacking ??= unpack();
+    unpacking.then(draw).catch((error) => {
+      all(".plot").forEach((plot) => { plot.innerHTML = "<p>The figure could not be drawn by this browser; the numbers are in the tables.</p>"; });
+      console.error(error);
+    });
   }
 
   async function unpack() {
@@ -89,6 +107,7 @@
   }
 
   function legend() {
+    if (!fresh($(".legend"))) return;
     const chips = all(".legend [data-series]");
     const show = () => {
       chips.forEach((chip) => chip.setAttribute("aria-pressed", String(!hidden.has(Number(chip.dataset.series)))));
@@ -114,50 +133,72 @@
 
   function sorting() {
     const table = $("#all-runs");
-    if (!table) return;
-    const body = table.tBodies[0], heads = all("thead th", table);
-    heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-      const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
-      head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
-      const numeric = head.classList.contains("n");
-      const keyed = [...body.rows].map((row) => {
-        const cell = row.cells[column];
-        return [row, numeric ? (cell.dataset.v === undefined ? NaN : Number(cell.dataset.v)) : cell.textContent];
-      });
-      keyed.sort(([, a], [, b]) => {
-        if (!numeric) return direction * a.localeCompare(b, "en", { numeric: true });
-        if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // without a number: last, either way
-        return direction * (a - b);
-      });
-      body.append(...keyed.map(([row]) => row));
-    }));
-    $("#filter").addEventListener("input", (event) => {
-      const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
-      for (const row of body.rows) {
-        const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
-        shown += !row.hidden;
-      }
-      $("#count").textContent = words.length ? `${shown} of ${body.rows.length} runs` : `${shown} runs`;
+    if (!fresh(table)) return;
+    table.tHead.addEventListener("click", (event) => {
+      const head = event.target.closest("button")?.parentElement;
+      if (!head) return;
+      const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      all("th", table.tHead).forEach((other) => other.setAttribute("aria-sort", other === head ? direction : "none"));
+      sort();
     });
+    $("#filter").addEventListener("input", filter);
+  }
+
+  function sort() {
+    const head = $("#all-runs th[aria-sort$=ending]");
+    if (!head) return;
+    const body = $("#all-runs").tBodies[0], numeric = head.classList.contains("n");
+    const direction = head.getAttribute("aria-sort") === "ascending" ? 1 : -1;
+    const keyed = [...body.rows].map((row) => {
+      const cell = row.cells[head.cellIndex];
+      return [row, numeric ? (cell.dataset.v === undefined ? NaN : Number(cell.dataset.v)) : cell.textContent];
+    });
+    keyed.sort(([, a], [, b]) => {
+      if (!numeric) return direction * a.localeCompare(b, "en", { numeric: true });
+      if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // without a number: last, either way
+      return direction * (a - b);
+    });
+    body.append(...keyed.map(([row]) => row));
+  }
+
+  function filter() {
+    const words = ($("#filter")?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0, rows = all("#all-runs tbody tr");
+    for (const row of rows) {
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    if ($("#count")) $("#count").textContent = words.length ? `${shown} of ${rows.length} runs` : `${shown} runs`;
   }
 
   // --- start
 
-  sorting();
-  legend();
-  $("#measure")?.addEventListener("change", drawCurves);
-  $("#log")?.addEventListener("change", (event) => { logs[Number($("#measure").value)] = event.target.checked; drawCurves(); });
+  function listen() {
+    sorting();
+    legend();
+    if (!fresh($("#measure"))) return;
+    $("#measure").addEventListener("change", drawCurves);
+    $("#log").addEventListener("change", (event) => { logs[measure] = event.target.checked; drawCurves(); });
+  }
+
+  // For the live page, when words and tables have changed: the figures' new data.
+  window.thalweg = {
+    refresh(changed) {
+      data = changed;
+      listen();
+      sort();
+      filter();
+      const place = data.curves.findIndex((figure) => figure.key === measure);
+      if ($("#measure")) $("#measure").value = String(Math.max(0, place));
+      start();
+    },
+  };
+
+  listen();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   const paper = (on) => () => { document.documentElement.classList.toggle("light", on); draw(); };
   addEventListener("beforeprint", paper(true));
   addEventListener("afterprint", paper(false));
-  if (data.curves.length || data.sensitivity) {
-    unpack().then(draw).catch((error) => {
-      all(".plot").forEach((plot) => { plot.innerHTML = "<p>The figure could not be drawn by this browser; the numbers are in the tables.</p>"; });
-      console.error(error);
-    });
-  }
+  start();
 })();

@@ -32,10 +32,11 @@ def write(results: Results, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def render(results: Results) -> str:
+def render(results: Results, live: str = "", packed: bool = True) -> str:
     """One HTML document of a study, finished or not, that needs no network.
 
     Figures need a browser of 2023 or later (DecompressionStream); words and tables need no script at all.
+    live: a further script, which may ask the page's own server for news. packed: whether Plotly travels inside.
     """
     verdict = judge(results)
     environment = Environment(loader=FunctionLoader(_resource), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -43,7 +44,8 @@ def render(results: Results) -> str:
     return environment.get_template("template.html").render(
         css=Markup(_resource("style.css")),
         js=Markup(_resource("page.js")),
-        plotly=Markup(plotly()),
+        live=Markup(live),
+        plotly=Markup(plotly()) if packed else "",
         data=Markup(embed(drawn)),
         drawn=drawn,
         results=results,
