@@ -312,6 +312,11 @@ def test_an_optuna_study_has_a_trial_for_each_tuning_run(name, optuna):
         assert made.best_value == max(best)
 
 
+def test_a_trial_that_was_stopped_early_is_pruned(optuna):
+    rows = [run("tune", "adam", k, 0, {"lr": 0.1}, valid_accuracy=0.5, status=s) for k, s in enumerate(("done", "stopped", "failed"))]
+    assert [trial.state.name for trial in export(results(rows), "optuna").trials] == ["COMPLETE", "PRUNED", "FAIL"]
+
+
 def test_a_study_that_goes_on_is_added_to_its_storage(optuna, tmp_path):
     where = str(tmp_path / "trials.db")
     whole = study(["adam", "sgd"], trials=8, seeds=2)

@@ -18,8 +18,9 @@ def write(results: Results, where: str | None) -> Any:
     """The optuna.Study, in memory or in a storage: where is a file, which becomes SQLite, or a storage's URL.
 
     Parameters: "optimizer", and "<optimizer>.<hyperparameter>" as searched. Value: the validation score by which trials are
-    chosen. States: COMPLETE, or FAIL for a run that diverged. Intermediate values: the validation score over updates. A run already
-    in the storage is not added again, so a study that goes on can be exported again. Final runs are in the study's user attribute "finals".
+    chosen. States: COMPLETE, PRUNED for a trial that was stopped early, FAIL for a run that diverged. Intermediate values: the
+    validation score over updates. A run already in the storage is not added again, so a study that goes on can be exported again.
+    Final runs are in the study's user attribute "finals".
     """
     optuna = need("optuna", "optuna")
     storage = where if where is None or "://" in where else f"sqlite:///{where}"
@@ -63,10 +64,11 @@ def _fill(optuna: Any, results: Results, storage: str | None) -> Any:
         distributions = {"optimizer": labels} | {f"{label}.{name}": _around(space[name], value) for name, value in searched.items()}
         value, curve = run[score], results.curves.get(run["id"])
         good = run["status"] == "done" and math.isfinite(value)
+        state = "COMPLETE" if good else "PRUNED" if run["status"] == "stopped" else "FAIL"
         seen = {} if curve is None else dict(zip(curve.eval_steps, curve.valid.get(results.score, ()), strict=False))
         study.add_trial(
             optuna.trial.create_trial(
-                state=optuna.trial.TrialState.COMPLETE if good else optuna.trial.TrialState.FAIL, value=value if good else None,
+                state=optuna.trial.TrialState[state], value=value if good else None,
                 params=params, distributions=distributions, user_attrs=_facts(run),
                 intermediate_values={int(step): float(v) for step, v in seen.items()},
             )

@@ -77,7 +77,7 @@
     const sent = new DOMParser().parseFromString(text, "text/html");
     patch(last, sent.body);
     last = sent.body;
-    window.thalweg.refresh(JSON.parse(sent.querySelector("#data").textContent));
+    window.thalweg.refresh(sent);
   }
 
   async function ask() {

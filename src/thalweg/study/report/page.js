@@ -182,10 +182,10 @@
     $("#log").addEventListener("change", (event) => { logs[measure] = event.target.checked; drawCurves(); });
   }
 
-  // For the live page, when words and tables have changed: the figures' new data.
+  // For the live page, when words and tables have changed to those of the document `sent`: the figures' new data are in it.
   window.thalweg = {
-    refresh(changed) {
-      data = changed;
+    refresh(sent) {
+      data = JSON.parse(sent.querySelector("#data").textContent);
       listen();
       sort();
       filter();
