@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -417,7 +418,7 @@ def test_of_several_folders_the_one_without_a_study_is_named(thalweg: Thalweg, s
     assert not Path("side-by-side.html").exists()
 
 
-READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
+READERS = {"csv": pd.read_csv, "json": partial(pd.read_json, precise_float=True), "parquet": pd.read_parquet}
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -425,8 +426,7 @@ def test_export_gives_the_whole_table(thalweg: Thalweg, study: Path, kind: str) 
     ended = thalweg("export", study, "--format", kind)
     table = READERS[kind](io.BytesIO(ended.raw))
     assert (ended.code, ended.errors) == (0, "")
-    exact = kind != "json"  # JSON has 15 digits
-    pd.testing.assert_frame_equal(table, tw.Study.open(study).table(), check_exact=exact, rtol=1e-14)
+    pd.testing.assert_frame_equal(table, tw.Study.open(study).table(), check_exact=True)
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -435,6 +435,34 @@ def test_export_to_a_file_is_what_is_printed(thalweg: Thalweg, study: Path, kind
     written = thalweg("export", study, "--format", kind, "--to", "table")
     assert (written.code, written.raw) == (0, b"")
     assert Path("table").read_bytes() == printed
+
+
+@pytest.mark.parametrize(("name", "kind"), [("t.csv", "csv"), ("t.json", "json"), ("t.parquet", "parquet"), ("t.tex", "latex")])
+def test_an_ending_stands_for_its_format(thalweg: Thalweg, study: Path, name: str, kind: str) -> None:
+    assert thalweg("export", study, "--to", name).code == 0
+    assert Path(name).read_bytes() == thalweg("export", study, "--format", kind).raw
+
+
+def test_export_of_another_table(thalweg: Thalweg, study: Path) -> None:
+    curves = pd.read_csv(io.BytesIO(thalweg("export", study, "--table", "curves").raw))
+    assert set(curves["id"]) == set(tw.Study.open(study).table()["id"])
+    ranked = json.loads(thalweg("export", study, "--table", "standings", "--format", "json").output)
+    assert [row["optimizer"] for row in ranked] == tw.Study.open(study).verdict.standings["optimizer"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "optuna"], "an Optuna study needs a place"),
+        (["--format", "tensorboard"], "event files need a folder"),
+        (["--format", "latex", "--table", "runs"], "latex holds no table called 'runs'; it holds standings"),
+        (["--format", "xls"], "'xls' is not one of"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused(thalweg: Thalweg, study: Path, arguments: list[str], message: str) -> None:
+    before = contents(study)
+    assert message in sentence(thalweg("export", study, *arguments))
+    assert contents(study) == before
 
 
 def test_export_into_a_closed_pipe_is_silent(finished: Path) -> None:

@@ -245,6 +245,25 @@ def test_print_is_light_without_controls_and_cuts_nothing(show, finished):
     assert tab.pdf().startswith(b"%PDF")
 
 
+def test_a_zoom_stays_until_all_is_asked_for(show, finished):
+    tab = show(finished)
+    plot = "document.querySelector('#plot-sensitivity')"
+    axes = f"[{plot}._fullLayout.xaxis.range, {plot}._fullLayout.yaxis.range]"
+    whole = tab.run(axes)
+    tab.run(f"{plot}.focus()")
+    tab.key("+")
+    tab.wait(f"{plot}._fullLayout.xaxis.range[0] > {whole[0][0]} + 0.1")
+    near = tab.run(axes)
+    tab.click('.legend [data-series="1"]')
+    tab.wait(f"{plot}.data.some(t => t.visible === false)")
+    assert tab.run(axes) == near
+    tab.click(".legend .all")
+    tab.run(f"{plot}.focus()")
+    tab.key("0")
+    tab.wait(f"Math.abs({plot}._fullLayout.xaxis.range[0] - {whole[0][0]}) < 1e-6")
+    assert tab.run(axes) == whole
+
+
 def test_several_studies_move_together(show, tmp_path):
     studies = {name: study(["adam", label], name=name, trials=4) for name, label in (("one", "sgd"), ("two", "lion"))}
     studies["three"] = finals({"adam": [0.9, 0.91], "sgd": [0.8, 0.82]}, name="three")

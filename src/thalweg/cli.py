@@ -13,6 +13,7 @@ import click
 
 from thalweg import __version__, terminal
 from thalweg.errors import ThalwegError, UserCodeError, UserError, unknown
+from thalweg.study.export import TABLES, formats
 
 
 class Commands(click.Group):
@@ -96,6 +97,8 @@ study_options = options(
     click.option("--memory", metavar="SIZE", help="How much a fleet may take beside the data, such as 4GB; larger ones are split."),
     click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long (90s, 10m, 1h); run again to go on."),
     click.option("--dry-run", is_flag=True, help="Say how many runs, which engine, how long and how much memory; train nothing."),
+    click.option("--live", is_flag=True, help="Serve the report to this machine's browser while the study runs; its address is printed."),
+    click.option("--port", type=click.IntRange(0, 65535), help="The live page's port [default: a free one]."),
     click.option("--quiet", is_flag=True, help="No progress."),
     json_option,
 )  # fmt: skip
@@ -160,9 +163,12 @@ def _settings(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 
 def _study(
     kind: str, problem: str, settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...], out: str | None,
-    time_text: str | None, memory: str | None, dry_run: bool, quiet: bool, as_json: bool, first: tuple[str, ...] = (), **asked: Any,
+    time_text: str | None, memory: str | None, dry_run: bool, live: bool, port: int | None, quiet: bool, as_json: bool,
+    first: tuple[str, ...] = (), **asked: Any,
 ) -> None:  # fmt: skip
     limit = terminal.seconds(time_text)
+    if port is not None and not live:
+        raise UserError("--port is the live page's; add --live")
     from thalweg.study import study as studies
     from thalweg.study.prepare import prepare
 
@@ -174,7 +180,7 @@ def _study(
     folder = Path(out or f"outputs/{bench.name}")
     command = "thalweg " + shlex.join(sys.argv[1:])
     try:
-        with terminal.Progress(quiet or as_json) as progress:
+        with terminal.watched(folder, quiet or as_json, live, port) as progress:
             study = studies.run(bench, folder, time=limit, memory=memory, watch=progress, command=command)
     except KeyboardInterrupt:
         _interrupted(folder)
@@ -253,30 +259,24 @@ def report(folders: tuple[Path, ...], to: Path | None) -> None:
 
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True)
-@click.option("--to", type=click.Path(path_type=Path), help="Write to this file instead of standard output.")
-def export(folder: Path, kind: str, to: Path | None) -> None:
-    """Export the table of runs of the study in FOLDER.
+@click.option("--format", "kind", type=click.Choice(formats()), help="[default: what the ending of --to says, else csv]")
+@click.option("--table", type=click.Choice(TABLES), help="Which table, where the format holds several [default: runs].")
+@click.option("--to", metavar="PATH", help="A file, tensorboard's folder or optuna's storage, instead of standard output.")
+def export(folder: Path, kind: str | None, table: str | None, to: str | None) -> None:
+    """Export the study in FOLDER, finished or not: runs, curves or standings, for other tools.
 
     \b
     thalweg export outputs/digits-mlp --format csv > runs.csv
+    thalweg export outputs/digits-mlp --table curves --to curves.parquet
+    thalweg export outputs/digits-mlp --format latex
     """
     from thalweg.study.study import Study
 
-    frame = Study.open(folder).table()
-    if kind == "csv":
-        content = frame.to_csv(index=False, lineterminator="\n").encode()
-    elif kind == "json":
-        content = (frame.to_json(orient="records", double_precision=15) + "\n").encode()
-    else:
-        content = frame.to_parquet(index=False)
+    if kind == "optuna" and to is None:
+        raise UserError("an Optuna study needs a place: name a file or a storage with --to, such as --to sqlite:///trials.db")
+    content = Study.open(folder).export(kind, to, table=table)
     if to is None:
         click.echo(content, nl=False)
-        return
-    try:
-        to.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{to} cannot be written: {error.strerror}") from None
 
 
 @commands.command(name="list")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ class Progress:
     """A study's progress on standard error: one live line in a terminal, plain lines (one every few seconds) elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
+        self.tell: Callable[[str], None] | None = None
         self.live = sys.stderr.isatty()
         self.quiet = quiet
         self.began = self.shown = time.monotonic()
@@ -43,12 +45,16 @@ class Progress:
             self.status.__exit__(*error)
 
     def __call__(self, status: Status) -> None:
-        if self.quiet:
+        if self.quiet and self.tell is None:
             return
         now = time.monotonic()
         if status.phase != self.phase:
             self.phase, self.start, self.began = status.phase, status.done, now
         line = self._line(status, now - self.began)
+        if self.tell is not None:
+            self.tell(line)
+        if self.quiet:
+            return
         if self.status is not None:
             self.status.update(line)
         elif now - self.shown >= 5 or (status.done == status.total and status.alive == 0):
@@ -63,6 +69,20 @@ class Progress:
         where = f"{s.optimizer} step {s.step}/{s.steps}, {s.alive} alive" if s.alive else s.optimizer
         best = f"; best so far {s.best}" if s.best else ""
         return f"{names.get(s.phase, s.phase)}: {s.done}/{s.total} runs done ({where}), {s.diverged} diverged{best}{left}"
+
+
+@contextlib.contextmanager
+def watched(folder: Path, quiet: bool, live: bool, port: int | None) -> Iterator[Progress]:
+    """The progress of a study in a folder; live: also as a page, whose address is printed."""
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(quiet))
+        if live:
+            from thalweg.study.live import Live
+
+            page = stack.enter_context(Live(folder, port or 0))
+            progress.tell = page.tell
+            click.echo(f"live: {page.url}", err=True)
+        yield progress
 
 
 def _duration(seconds: float) -> str:

@@ -22,12 +22,16 @@ from thalweg.study.spec import Spec
 PACKAGES = ("thalweg", "torch", "numpy", "scipy", "scikit-learn", "pandas")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the new one, never half."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is either the old one or the new one, never half; a device or a pipe is written to as it is."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    raw = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(raw)
+            return
+        part.write_bytes(raw)
         os.replace(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -24,6 +24,8 @@ from thalweg.errors import UserError
 from thalweg.study.plan import Group, Job
 
 SCHEMA = 2
+PATIENCE = 60
+"""Seconds for which one process waits for another that has the database file in hand."""
 
 tables = sa.MetaData()
 meta = sa.Table("meta", tables, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.Text, nullable=False))
@@ -64,7 +66,8 @@ class Store:
         if url == "sqlite://":  # in memory: one connection holds it
             options = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}}
         elif url.startswith("sqlite"):  # no connection outlives its use
-            options = {"poolclass": sa.NullPool}
+            # a reader may hold the file for a moment; the writer waits for it
+            options = {"poolclass": sa.NullPool, "connect_args": {"timeout": PATIENCE}}
         self.url = url
         self.engine = sa.create_engine(url, **options)
         try:
@@ -153,7 +156,8 @@ class Store:
         """Run id -> its curve."""
         with self.engine.connect() as connection:
             found = connection.execute(sa.select(runs.c.id, runs.c.group_id, runs.c.lane)).all()
-            opened = {row.id: _unpack(row.curves) for row in connection.execute(sa.select(groups.c.id, groups.c.curves))}
+            packed = connection.execute(sa.select(groups.c.id, groups.c.curves)).all()
+        opened = {row.id: _unpack(row.curves) for row in packed}
         return {run: opened[group][lane] for run, group, lane in found}
 
     def seconds(self) -> dict[str, float]:

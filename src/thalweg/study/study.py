@@ -23,6 +23,7 @@ from thalweg.study import folder as place
 from thalweg.study import plan
 from thalweg.study.judge import Findings, Verdict, judge
 from thalweg.study.judge import choose as choose_config
+from thalweg.study.outlets import Outlets
 from thalweg.study.prepare import Bench, prepare
 from thalweg.study.progress import View, Watch
 from thalweg.study.results import Results
@@ -30,8 +31,8 @@ from thalweg.study.store import Store, address, flat, open_folder
 from thalweg.study.timing import solo_seconds
 
 
-class Study:
-    """A study, finished or not: what is stored of it, what the judge says, its report.
+class Study(Outlets):
+    """A study, finished or not: what is stored of it, what the judge says, its report, its exports; a notebook shows it by itself.
 
     folder: where it lives, or None for one kept in memory only.
     """
@@ -77,16 +78,6 @@ class Study:
 
     def _runs(self) -> pd.DataFrame:
         return self.store.table(self._facts()["metrics"])
-
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write the offline HTML page and return where it is; by default `report.html` in the study's folder."""
-        from thalweg.study.report import write
-
-        if path is None and self.folder is None:
-            raise UserError("this study has no folder: give report() a path")
-        target = Path(path) if path is not None else Path(self.folder or ".") / "report.html"
-        write(self.results(), target)
-        return target
 
     def close(self) -> None:
         """Close the database."""

@@ -26,9 +26,9 @@ from thalweg.errors import UserError, unknown
 from thalweg.launch import local
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Runs:
-    """What a sweep gives: one run a configuration.
+    """What a sweep gives: one run a configuration. A notebook shows its table and curves by itself.
 
     configs: as given, in order. steps (records,): updates done at each record, 0 before the first. loss, grad_norm (configs, records):
     on that record's batch; nan after a run diverged. diverged_at (configs,): updates done when that was seen, or -1. engine: what
@@ -57,6 +57,21 @@ class Runs:
         frame["least_loss"] = np.where(blank, np.nan, safe.min(axis=1))
         frame["diverged_at"] = self.diverged_at
         return frame
+
+    def __repr__(self) -> str:
+        from thalweg.study.notebook import runs_text
+
+        return runs_text(self)
+
+    def _repr_markdown_(self) -> str:
+        from thalweg.study.notebook import runs_markdown
+
+        return runs_markdown(self)
+
+    def _repr_html_(self) -> str:
+        from thalweg.study.notebook import runs_html
+
+        return runs_html(self)
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,9 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const root = document.documentElement;
   const hidden = new Set(); // numbers of the optimizers that the legend has switched off
-  const figures = []; // {name, views, at, element, logs, logX, same, keep}: what is drawn, and how
+  const figures = []; // {name, views, at, element, logs, logX, same, keep, zoom}: what is drawn, and how
+  const bound = new WeakSet(); // what listens already: a live page grows, and is looked through again
+  const fresh = (element) => Boolean(element) && !bound.has(element) && Boolean(bound.add(element));
   // the buttons are listed, not taken away from Plotly's own, some of which would send the data to a server
   const buttons = [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
   const config = { displaylogo: false, responsive: true, modeBarButtons: buttons };
@@ -56,6 +58,8 @@
   // --- what Plotly is given: {data, layout} a panel
 
   const shown = (figure) => figure.views[figure.at];
+  const named = (view) => `${view.key} ${view.title}`; // what stays the same of a view while a live page grows
+  const logarithmic = (figure) => Boolean((figure.logs[named(shown(figure))] ?? shown(figure).log) && shown(figure).ranges?.log);
 
   function panelsOf(figure) {
     const view = shown(figure);
@@ -68,7 +72,7 @@
     const layout = themed(panel.layout);
     const ranges = figure.same ? view.ranges : panel.ranges ?? view.ranges;
     if (ranges) {
-      const kind = figure.logs[figure.at] && ranges.log ? "log" : "linear";
+      const kind = logarithmic(figure) && ranges.log ? "log" : "linear";
       layout.yaxis = { ...layout.yaxis, type: kind, range: ranges[kind] ?? undefined };
       if (kind === "log") layout.yaxis.dtick = decades(ranges.log);
       if (figure.logX) layout.xaxis = { ...layout.xaxis, type: "log", dtick: "D2" };
@@ -133,6 +137,24 @@
     }));
   }
 
+  // --- the reader's zoom: a range an axis and panel, kept while what is shown, and its scales, are the same
+
+  function zoomOf(figure, k) {
+    const scale = [named(shown(figure)), logarithmic(figure), figure.logX, figure.same, shown(figure).axes && narrow(), k].join(" ");
+    return figure.zoom[scale] ??= {};
+  }
+
+  function noteZoom(figure, plot, k, change) {
+    const zoom = zoomOf(figure, k), whole = panelsOf(figure)[k].layout;
+    for (const axis of ["xaxis", "yaxis"]) {
+      const now = plot._fullLayout[axis].range, given = whole[axis].range;
+      if (change[`${axis}.autorange`]) zoom[axis] = { autorange: true };
+      else if (!Object.keys(change).some((key) => key.startsWith(`${axis}.range`))) continue;
+      else zoom[axis] = { range: [...now], autorange: false };
+      if (given && now.every((end, i) => Math.abs(end - given[i]) <= 1e-6 * Math.abs(given[1] - given[0]))) delete zoom[axis];
+    }
+  }
+
   // --- drawing
 
   function draw(figure) {
@@ -143,7 +165,10 @@
     const box = $(".log", element);
     if (box) {
       box.disabled = !view.ranges?.log;
-      box.checked = figure.logs[figure.at] && !box.disabled;
+      box.checked = logarithmic(figure);
+    }
+    for (const [selector, name, value] of [[".log-x", "checked", figure.logX], [".same", "checked", figure.same], [".measure", "value", String(figure.at)]]) {
+      if ($(selector, element)) $(selector, element)[name] = value;
     }
     const keep = $(".keep", element);
     if (keep) keep.hidden = !figure.keep;
@@ -155,8 +180,10 @@
       if (head) head.textContent = name;
       const tall = view.axes && narrow() ? 78 * view.axes.length + 30 : view.key === "defaults" ? 90 + 42 * view.rows : 0;
       plot.style.height = tall ? `${tall}px` : "";
-      const made = Plotly.react(plot, panels[k].data, panels[k].layout, config);
-      if (!plot.dataset.wired) wire(figure, plot);
+      const layout = panels[k].layout;
+      for (const [axis, zoom] of Object.entries(zoomOf(figure, k))) layout[axis] = { ...layout[axis], range: undefined, ...zoom };
+      const made = Plotly.react(plot, panels[k].data, layout, config);
+      if (fresh(plot)) wire(figure, plot, k);
       return made;
     }));
   }
@@ -165,12 +192,12 @@
     return Promise.all(window.Plotly ? figures.map(draw) : []);
   }
 
-  function wire(figure, plot) {
-    plot.dataset.wired = "yes";
-    // panels over the same axes move together
+  function wire(figure, plot, k) {
     plot.on("plotly_relayout", (change) => {
-      const named = Object.keys(change).some((key) => /^[xy]axis\.(range|autorange)/.test(key));
-      if (!figure.same || !named || figure.moving) return;
+      noteZoom(figure, plot, k, change);
+      // panels over the same axes move together
+      const moved = Object.keys(change).some((key) => /^[xy]axis\.(range|autorange)/.test(key));
+      if (!figure.same || !moved || figure.moving) return;
       figure.moving = true;
       Promise.all(all(".plot", figure.element).filter((other) => other !== plot && other.data).map((other) => Plotly.relayout(other, change)))
         .finally(() => { figure.moving = false; });
@@ -188,7 +215,7 @@
       const zoom = { "+": 0.8, "=": 0.8, "-": 1.25, "−": 1.25 }[event.key];
       if (event.target !== plot || event.ctrlKey || event.metaKey || !(step || zoom || event.key === "0")) return;
       event.preventDefault();
-      if (event.key === "0") { figure.keep = null; return draw(figure); }
+      if (event.key === "0") { figure.keep = null; figure.zoom = {}; return draw(figure); }
       const change = {};
       for (const axis of step ? [step[0]] : ["x", "y"]) {
         const full = plot._fullLayout[`${axis}axis`];
@@ -200,23 +227,45 @@
     });
   }
 
-  async function opened(id) {
-    const text = atob($(id).textContent), bytes = new Uint8Array(text.length);
+  async function opened(element) {
+    const text = atob(element.textContent), bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i); // many times faster than Uint8Array.from
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
 
-  async function start() {
-    const data = JSON.parse(await opened("#data"));
+  // The figures as sent; what the reader chose stays, as far as it is still there.
+  function take(data) {
+    const before = figures.splice(0);
     for (const [name, views] of Object.entries(data)) {
-      const element = $(`[data-figure="${name}"]`);
-      figures.push({ name, views, element, at: 0, logs: views.map((view) => view.log ?? false), logX: false, same: Boolean($(".same", element)), keep: null });
+      const blank = { name, views, at: 0, logs: {}, logX: false, same: null, keep: null, zoom: {} };
+      const figure = before.find((other) => other.name === name) ?? blank;
+      const at = named(shown(figure)), kept = figure.keep && new Set(trials(figure).filter(([trial]) => figure.keep.has(trial)).map(([, said]) => said));
+      figure.views = views;
+      figure.at = Math.max(0, views.findIndex((view) => named(view) === at));
+      figure.element = $(`[data-figure="${name}"]`);
+      figure.same ??= Boolean($(".same", figure.element));
+      if (kept) figure.keep = new Set(trials(figure).filter(([, said]) => kept.has(said)).map(([trial]) => trial));
+      figures.push(figure);
     }
-    const script = document.createElement("script");
-    script.textContent = await opened("#plotly");
-    document.head.append(script); // an inline script runs at once
     figures.forEach(controls);
-    for (const figure of figures) { // one after the other, so that the first is seen while the last is made
+  }
+
+  // The trials of parallel coordinates: their numbers, which change as a study grows, and what says the same of each.
+  const trials = (figure) => shown(figure).data.flatMap((trace) => trace.customdata.map((trial, i) => [trial, `${trace.meta.series} ${trace.text[i]}`]));
+
+  let plotly = null;
+
+  async function unpacked() {
+    const script = document.createElement("script");
+    script.textContent = await opened($("#plotly"));
+    document.head.append(script); // an inline script runs at once
+  }
+
+  async function show(sent) {
+    take(JSON.parse(await opened($("#data", sent))));
+    if (!figures.length) return;
+    await (plotly ??= unpacked());
+    for (const figure of [...figures]) { // one after the other, so that the first is seen while the last is made
       await draw(figure);
       await new Promise((resolve) => setTimeout(resolve));
     }
@@ -226,14 +275,26 @@
     performance.mark("drawn"); // bench/report.py reads both marks
   }
 
+  let turn = Promise.resolve(); // one after the other, too, what a live page is sent
+
+  function start(sent) {
+    turn = turn.then(() => show(sent)).catch((error) => {
+      all(".plot").forEach((plot) => { plot.innerHTML = "<p>The figure could not be drawn by this browser; the numbers are in the tables.</p>"; });
+      console.error(error);
+    });
+  }
+
   function controls(figure) {
-    const on = (selector, event, action) => $(selector, figure.element)?.addEventListener(event, (given) => { action(given.target); draw(figure); });
+    const on = (selector, event, action) => {
+      const element = $(selector, figure.element);
+      if (fresh(element)) element.addEventListener(event, () => { action(element); draw(figure); });
+    };
     on(".measure", "change", (choice) => { figure.at = Number(choice.value); });
-    on(".log", "change", (box) => { figure.logs[figure.at] = box.checked; });
+    on(".log", "change", (box) => { figure.logs[named(shown(figure))] = box.checked; });
     on(".log-x", "change", (box) => { figure.logX = box.checked; });
     on(".same", "change", (box) => { figure.same = box.checked; });
     on(".keep", "click", () => { figure.keep = null; });
-    all("[data-save]", figure.element).forEach((button) => button.addEventListener("click", () => save(figure, button.dataset.save)));
+    all("[data-save]", figure.element).filter(fresh).forEach((button) => button.addEventListener("click", () => save(figure, button.dataset.save)));
   }
 
   // --- saving: always on white, with a title and a legend of its own, panels beside each other
@@ -242,7 +303,7 @@
     root.classList.add("light", "paper");
     const panels = panelsOf(figure), view = shown(figure), ink = css("--ink"), page = css("--page");
     root.classList.remove("light", "paper");
-    const named = new Set(), data = [], count = panels.length;
+    const inLegend = new Set(), data = [], count = panels.length;
     const layout = { ...panels[0].layout, autosize: false, shapes: [], annotations: [], showlegend: true, paper_bgcolor: page, plot_bgcolor: page };
     Object.assign(layout, { title: { text: view.title, font: { color: ink, size: 18 } }, margin: { l: 60, r: 20, t: count > 1 || view.axes ? 100 : 60, b: 64 }, legend: { itemsizing: "trace" } });
     panels.forEach((panel, k) => {
@@ -256,8 +317,8 @@
       if (title) layout.annotations.push({ text: `<b>${title.replace(/&/g, "&amp;").replace(/</g, "&lt;")}</b>`, xref: `x${n} domain`, yref: `y${n} domain`, x: 0, y: 1.02, yanchor: "bottom", showarrow: false });
       const first = (role) => panel.data.filter((t) => t.visible && t.meta.role === role);
       for (const trace of ["line", "done", "span", "pick", "path", "chosen", "trial", "broken", "diverged", "stray"].flatMap(first)) {
-        if (named.has(trace.meta.series)) continue;
-        named.add(trace.meta.series);
+        if (inLegend.has(trace.meta.series)) continue;
+        inLegend.add(trace.meta.series);
         trace.showlegend = true;
       }
       data.push(...panel.data.map((trace) => ({ ...trace, xaxis: `x${n}`, yaxis: `y${n}`, legendgroup: String(trace.meta.series) })));
@@ -277,66 +338,90 @@
   // --- the legend
 
   function legend() {
-    const chips = all(".legend [data-series]"), reset = $(".legend .all");
-    const show = () => {
-      chips.forEach((chip) => chip.setAttribute("aria-pressed", String(!hidden.has(Number(chip.dataset.series)))));
+    const chips = () => all(".legend [data-series]"), reset = $(".legend .all");
+    const change = () => {
+      chips().forEach((chip) => chip.setAttribute("aria-pressed", String(!hidden.has(Number(chip.dataset.series)))));
       reset.disabled = hidden.size === 0;
       redraw();
     };
-    const alone = (series) => chips.forEach((chip) => {
+    const alone = (series) => chips().forEach((chip) => {
       const other = Number(chip.dataset.series);
       other === series ? hidden.delete(other) : hidden.add(other);
     });
-    chips.forEach((chip) => {
+    chips().filter(fresh).forEach((chip) => {
       const series = Number(chip.dataset.series);
       chip.addEventListener("click", (event) => {
         if (event.shiftKey) alone(series);
         else hidden.has(series) ? hidden.delete(series) : hidden.add(series);
-        show();
+        change();
       });
-      chip.addEventListener("dblclick", () => { alone(series); show(); });
+      chip.addEventListener("dblclick", () => { alone(series); change(); });
     });
-    reset?.addEventListener("click", () => { hidden.clear(); show(); chips[0]?.focus(); });
+    if (fresh(reset)) reset.addEventListener("click", () => { hidden.clear(); change(); chips()[0]?.focus(); });
   }
 
   // --- the table of runs
 
   function sorting() {
     const table = $("#all-runs");
-    if (!table) return;
-    const body = table.tBodies[0], heads = all("thead th", table);
-    heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-      const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
-      head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
-      const numeric = head.classList.contains("n");
-      const keyed = [...body.rows].map((row) => {
-        const cell = row.cells[column];
-        return [row, numeric ? (cell.dataset.v === undefined ? NaN : Number(cell.dataset.v)) : cell.textContent];
-      });
-      keyed.sort(([, a], [, b]) => {
-        if (!numeric) return direction * a.localeCompare(b, "en", { numeric: true });
-        if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // without a number: last, either way
-        return direction * (a - b);
-      });
-      body.append(...keyed.map(([row]) => row));
-    }));
-    $("#filter").addEventListener("input", (event) => {
-      const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
-      for (const row of body.rows) {
-        const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
-        shown += !row.hidden;
-      }
-      $("#count").textContent = words.length ? `${shown} of ${body.rows.length} runs` : `${shown} runs`;
+    if (!fresh(table)) return;
+    table.tHead.addEventListener("click", (event) => {
+      const head = event.target.closest("button")?.parentElement;
+      if (!head) return;
+      const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      all("th", table.tHead).forEach((other) => other.setAttribute("aria-sort", other === head ? direction : "none"));
+      sort();
     });
+    $("#filter").addEventListener("input", filter);
+  }
+
+  function sort() {
+    const head = $("#all-runs th[aria-sort$=ending]");
+    if (!head) return;
+    const body = $("#all-runs").tBodies[0], numeric = head.classList.contains("n");
+    const direction = head.getAttribute("aria-sort") === "ascending" ? 1 : -1;
+    const keyed = [...body.rows].map((row) => {
+      const cell = row.cells[head.cellIndex];
+      return [row, numeric ? (cell.dataset.v === undefined ? NaN : Number(cell.dataset.v)) : cell.textContent];
+    });
+    keyed.sort(([, a], [, b]) => {
+      if (!numeric) return direction * a.localeCompare(b, "en", { numeric: true });
+      if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // without a number: last, either way
+      return direction * (a - b);
+    });
+    body.append(...keyed.map(([row]) => row));
+  }
+
+  function filter() {
+    if (!$("#filter")) return;
+    const words = $("#filter").value.toLowerCase().split(/\s+/).filter(Boolean), rows = all("#all-runs tbody tr");
+    let count = 0;
+    for (const row of rows) {
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      count += !row.hidden;
+    }
+    $("#count").textContent = words.length ? `${count} of ${rows.length} runs` : `${count} runs`;
   }
 
   // --- start
 
-  sorting();
-  legend();
+  function listen() {
+    sorting();
+    legend();
+  }
+
+  // For the live page, when words and tables have become those of the document `sent`: the figures' new data are in it.
+  window.thalweg = {
+    refresh(sent) {
+      listen();
+      sort();
+      filter();
+      start(sent);
+    },
+  };
+
+  listen();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let small = narrow();
   addEventListener("resize", () => { if (small !== narrow()) { small = narrow(); redraw(); } });
@@ -352,10 +437,5 @@
   };
   addEventListener("beforeprint", paper(true));
   addEventListener("afterprint", paper(false));
-  if ($("[data-figure]")) {
-    start().catch((error) => {
-      all(".plot").forEach((plot) => { plot.innerHTML = "<p>The figure could not be drawn by this browser; the numbers are in the tables.</p>"; });
-      console.error(error);
-    });
-  }
+  start(document);
 })();

@@ -34,11 +34,13 @@ def write(results: Results, path: str | os.PathLike[str], measured: Mapping[str,
     return target
 
 
-def render(results: Results, measured: Mapping[str, Any] | None = None) -> str:
+def render(results: Results, measured: Mapping[str, Any] | None = None, live: str = "", packed: bool = True) -> str:
     """One HTML document of a study, finished or not, that needs no network.
 
     measured: numbers to show besides the standings, as `thalweg.study.report.slots` describes them, instead of what the judge found.
     Figures need a browser of 2023 or later (DecompressionStream); words and tables need no script at all.
+    live: a further script, which may ask the page's own server for news. packed: whether Plotly travels inside where there are figures;
+    in a live page it does so from the start.
     """
     verdict = judge(results)
     given = measure(results, verdict) if measured is None else measured
@@ -47,6 +49,8 @@ def render(results: Results, measured: Mapping[str, Any] | None = None) -> str:
         "study.html",
         drawable(drawn),
         results.optimizers,
+        live=live,
+        packed=packed,
         drawn=drawn,
         results=results,
         verdict=verdict,
@@ -70,14 +74,18 @@ def facts(results: Results) -> dict[str, Any]:
     }
 
 
-def fill(template: str, views: Mapping[str, Any], labels: Sequence[str], **values: Any) -> str:
-    """A template with its style, its script and its figures inside; series are numbered in the order of `labels`."""
+def fill(template: str, views: Mapping[str, Any], labels: Sequence[str], live: str = "", packed: bool = True, **values: Any) -> str:
+    """A template with its style, its script and its figures inside; series are numbered in the order of `labels`.
+
+    live, packed: see `render`.
+    """
     environment = Environment(loader=FunctionLoader(_resource), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(template).render(
         css=Markup(f"{palette.css()}\n{_resource('style.css')}"),
         js=Markup(_resource("page.js")),
-        plotly=Markup(plotly() if views else ""),
-        data=Markup(packed(text_of(views))),
+        live=Markup(live),
+        plotly=Markup(plotly() if packed and (views or live) else ""),
+        data=Markup(pack(text_of(views))),
         views=views,
         series=[{"label": label, "number": k, **palette.look(k)} for k, label in enumerate(labels)],
         number_of={label: k for k, label in enumerate(labels)},
@@ -100,10 +108,10 @@ def plotly() -> str:
     return base64.b64encode((files("thalweg.study.report") / "plotly-basic.min.js.gz").read_bytes()).decode("ascii")
 
 
-def packed(content: bytes | str) -> str:
+def pack(content: bytes | str) -> str:
     """Base64 of gzip, the same for the same content; the page unpacks it with the browser's own DecompressionStream.
 
-    >>> gzip.decompress(base64.b64decode(packed("valley")))
+    >>> gzip.decompress(base64.b64decode(pack("valley")))
     b'valley'
     """
     raw = content.encode() if isinstance(content, str) else content
@@ -155,4 +163,4 @@ def spoken(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-__all__ = ["facts", "fill", "packed", "plotly", "render", "text_of", "write"]
+__all__ = ["facts", "fill", "pack", "plotly", "render", "text_of", "write"]
