@@ -24,7 +24,6 @@ from torch.utils.data import Dataset, TensorDataset
 import thalweg as tw
 from thalweg import UserError
 from thalweg.core import Rate
-from thalweg.engine import choose
 from thalweg.engine.work import Curve, Outcome
 from thalweg.study import folder as place
 from thalweg.study import study as studies
@@ -482,22 +481,12 @@ def stubborn(x, g, *, lr: Rate = 1e-2):
     return x - lr * g if g.norm().item() < 1e9 else x
 
 
-def test_a_rule_that_cannot_be_vmapped_runs_by_itself() -> None:
-    table = tiny([stubborn], engine="auto", budget=2, seeds=1, epochs=None, steps=12).table()
-    assert len(table) == 3
+@pytest.mark.parametrize("engine", ["auto", "fleet", "solo"])
+def test_a_rule_that_vmap_cannot_take_trains_as_sgd_does(engine: str) -> None:
+    table = tiny([stubborn, "sgd[lr=1e-2]"], engine=engine, budget=1, seeds=2, epochs=None, steps=12).table()
     assert set(table["status"]) == {"done"}
-    assert "fleet" not in set(table["engine"])
-
-
-def test_one_rule_that_cannot_be_vmapped_leaves_the_others_in_their_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "choose", lambda work, engine, runs: choose.Choice("fleet", lanes=8, workers=1, threads=1))
-    table = tiny(["sgd", stubborn], engine="auto").table()
-    assert table.groupby("optimizer")["engine"].unique().map(list).to_dict() == {"sgd": ["fleet"], "stubborn": ["solo"]}
-
-
-def test_a_rule_that_cannot_be_vmapped_is_refused_where_the_fleet_was_asked_for() -> None:
-    with pytest.raises(UserError, match=r"stepping stubborn as a fleet failed \(engine solo or pool takes any rule\)"):
-        tiny([stubborn], engine="fleet")
+    theirs, ours = (table[table["optimizer"] == name]["train_loss"].to_numpy() for name in ("sgd", "stubborn"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 # --- problems of one's own

@@ -146,8 +146,8 @@ def _plan(work: Work, one: Trial, cores: int, usable: float, short: bool) -> _Pl
     small = counted[count] < SMALL <= usable
     if work.steps < WORTH or (work.steps * count < ENOUGH and not small):
         lanes = max((k for k in counted if counted[k] <= usable), default=1)
-        way = "threads" if one.seconds > LONG and cores > 1 else "apart" if one.seconds > LONG else "together"
-        return _Plan(way, lanes, counted[lanes], one.seconds * lanes * (SLOWER / cores if way == "threads" else 1.0))
+        share = SLOWER / cores if one.seconds > LONG and cores > 1 else 1.0
+        return _Plan("auto", lanes, counted[lanes], one.seconds * lanes * share)
     if short and small:
         return _Plan("auto", count, counted[count], one.seconds * count)
     if small:

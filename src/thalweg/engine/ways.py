@@ -62,7 +62,7 @@ def _found(together: Together, apart: Apart, batch: Any, masks: Sequence[Tensor]
             apart(batch, masks, range(1))
             return measure(lambda: apart(batch, masks, range(1)), device, most=2)
 
-    if steps < WORTH:
+    def guessed() -> str:
         return "threads" if lone() > LONG else "together"
 
     def fastest() -> str:
@@ -87,4 +87,5 @@ def _found(together: Together, apart: Apart, batch: Any, masks: Sequence[Tensor]
 
     shapes = [(n, tuple(p.shape)) for n, p in together.lanes.points.items()]
     what = ("way", shapes, repr(together.stepper.module), together.key(batch, masks), together.slopes, lanes, cores, device.type)
-    return remembered(what, WAYS[1:], fastest)
+    # remembered in both cases, so that a study taken up again goes the way it went
+    return remembered(("guess", *what), WAYS[1:], guessed) if steps < WORTH else remembered(what, WAYS[1:], fastest)
