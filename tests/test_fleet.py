@@ -34,6 +34,7 @@ from thalweg.engine.program import Program
 from thalweg.engine.strategies import FORMS, REWRITES, forced
 from thalweg.engine.tape import Unrecordable, fuse, record
 from thalweg.engine.trial import trial
+from thalweg.engine.ways import WAYS
 from thalweg.engine.work import Lane, Outcome, Work, threads_of
 from thalweg.study.prepare import prepare
 from thalweg.study.sweep import Runs, all_wrappers
@@ -537,9 +538,9 @@ def test_an_amount_of_memory_is_a_number_with_a_unit(text):
 def test_a_choice_says_what_it_predicts():
     choice = choose.choose(work("mlp", steps=400))
     assert choice.engine == "fleet"
-    assert choice.way in ("together", "apart", "threads")
+    assert choice.way in WAYS
     assert set(choice.seconds) == {"fleet", "solo", "pool"}
-    assert choice.predicted == choice.seconds["fleet"] < choice.seconds["solo"]
+    assert choice.predicted == choice.seconds["fleet"] <= 1.001 * choice.seconds["solo"]
     assert re.match("the fastest", choice.why)
 
 
