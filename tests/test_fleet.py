@@ -544,6 +544,11 @@ def test_a_choice_says_what_it_predicts():
     assert re.match("the fastest", choice.why)
 
 
+@pytest.mark.parametrize("lanes", [2, 3, 7, 12])
+def test_auto_takes_a_fleet_where_little_is_known(lanes):
+    assert choose.choose(work("mlp", [{"lr": 0.01 * (k + 1)} for k in range(lanes)], steps=7)).engine == "fleet"
+
+
 def test_rewrites_are_for_operations_with_several_forms():
     assert set(REWRITES) == set(FORMS)
     assert all(len(forms) > 1 for forms in FORMS.values())

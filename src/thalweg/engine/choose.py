@@ -109,7 +109,7 @@ def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int
         seconds["fleet"] = plan.seconds / plan.lanes * runs * amount
     why = "as asked" if engine != "auto" else "the fastest of those predicted"
     if engine == "auto":
-        engine = min(seconds, key=lambda name: (seconds[name], name))
+        engine = min(seconds, key=lambda name: (float(f"{seconds[name]:.3g}"), name))  # where they are equal, a fleet
         if runs == 1:
             engine, why = "solo", "a single run"
         elif plan.lanes == 1 and engine != "pool":
