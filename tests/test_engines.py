@@ -41,6 +41,14 @@ def machine(monkeypatch):
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _taped():
+    """Short as the runs here are, they are recorded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet, "TAPED", True)
+        yield
+
+
 def sweep(name: str, rule: Any, configs: Any, engine: str = "fleet", dtype: torch.dtype = torch.float64, **options: Any) -> Runs:
     s = sample(name, dtype)
     options = {"steps": STEPS, "batch_size": s.batch_size} | options

@@ -28,7 +28,7 @@ from samples import sample
 from thalweg.core import Rate, rule, zeros
 from thalweg.core.catalogue import shelf
 from thalweg.core.problem import Problem
-from thalweg.engine import cache, choose, fleet, kernel
+from thalweg.engine import cache, choose, fleet, kernel, solo
 from thalweg.engine.bound import resolve
 from thalweg.engine.program import Program
 from thalweg.engine.strategies import FORMS, REWRITES, forced
@@ -41,6 +41,14 @@ from thalweg.study.sweep import Runs, all_wrappers
 
 STEPS = 25
 LANES = ({"lr": 0.02}, {"lr": 0.05, "beta1": 0.5}, {"lr": 1e-3}, {"lr": 0.01})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _taped():
+    """Short as the runs here are, they are recorded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet, "TAPED", True)
+        yield
 
 
 def work(name: str, configs=LANES, rule_name: str = "adam", dtype=torch.float64, steps: int = STEPS, seeds=None, **more) -> Work:
@@ -121,7 +129,9 @@ def test_kernels_are_compiled_where_there_is_a_compiler():
 def test_without_a_compiler_all_works_and_the_log_says_so_once(tmp_path):
     code = """
         import logging, torch, thalweg as tw
+        from thalweg.engine import fleet
         logging.basicConfig(level=logging.DEBUG)
+        fleet.TAPED = True
         X = torch.randn(50, 3)
         for _ in range(2):
             tw.sweep(torch.nn.Linear(3, 1), torch.nn.functional.mse_loss, (X, X[:, :1]), configs=[{}, {"lr": 1.0}], steps=3, batch_size=10)
@@ -215,6 +225,63 @@ def test_recordings_do_not_grow_with_steps_or_with_lanes_that_go():
     most = math.ceil(math.log(64 / 24) / math.log(1 / fleet.SPARSE)) + 1
     assert long[0] <= 2 * most
     assert long[1] <= most
+
+
+def test_short_runs_are_not_recorded_and_long_ones_are(monkeypatch):
+    monkeypatch.setattr(fleet, "TAPED", None)
+    few, many = (fleet.Fleet(work("mlp", [{"lr": 0.01 * (k + 1)} for k in range(lanes)], steps=n)) for lanes, n in ((2, 10), (64, 10_000)))
+    assert (few.gradient.taped, few.update.taped) == (False, False)
+    assert (many.gradient.taped, many.update.taped) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["mlp", "dropout", "batch-norm"])
+@pytest.mark.parametrize("taped", [True, False])
+def test_a_fleet_takes_over_the_rig_of_the_one_before(name, taped):
+    configs = [{"lr": 0.02 * (k + 1)} for k in range(3)]
+    first = work(name, configs)
+    ends = fleet.run(first, way="together", taped=taped)
+    rig = first.memo.rig
+    recorded = rig.gradient.recorded
+    fleet.run(first.with_lanes(work(name, [{"lr": 0.3}, {"lr": 0.2, "beta1": 0.8}, {}]).lanes), way="together", taped=taped)
+    again = fleet.run(first, way="together", taped=taped)
+    assert first.memo.rig is rig
+    assert rig.gradient.recorded == recorded
+    for a, b in zip(ends, again, strict=True):
+        assert all(torch.equal(a.state[n], b.state[n]) for n in a.state)
+        assert np.array_equal(a.curve.loss, b.curve.loss)
+
+
+def test_lanes_trained_one_by_one_share_what_is_recorded(monkeypatch):
+    configs = [{"lr": 0.01 * (k + 1)} for k in range(5)]
+    w, updates = work("mlp", configs), []
+    monkeypatch.setattr(fleet.Update, "_record", lambda self, *a, _f=fleet.Update._record: updates.append(1) or _f(self, *a))
+    ends = solo.run(w)
+    assert w.memo.rig.gradient.recorded <= 4  # two shapes of batches, two forms of convolutions at the most
+    assert len(updates) == 1
+    for end, config in zip(ends, configs, strict=True):
+        assert gap(end, "mlp", config) <= 1e-10
+
+
+def test_tensors_that_a_model_keeps_for_itself_are_not_handed_on():
+    class Masked(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(4, 1).double()
+            self.mask = torch.rand(4, generator=torch.Generator().manual_seed(seed)).double()  # neither parameter nor buffer
+
+        def forward(self, x):
+            return self.layer(x * self.mask)
+
+    X = torch.rand(40, 4, dtype=torch.float64)
+    problem = Problem(lambda: Masked(0), nn.functional.mse_loss, train=(X, X.sum(1, keepdim=True)))
+    sgd = shelf("optimizers")["sgd"]
+    lanes = tuple(Lane(resolve(sgd, {"lr": 0.1}, ()), seed) for seed in (0, 1))
+    both = Work(problem, sgd, lanes, Masked, 20, 40)
+    shared = solo.run(both)
+    alone = [solo.run(Work(problem, sgd, (lane,), Masked, 20, 40))[0] for lane in lanes]
+    for a, b in zip(shared, alone, strict=True):
+        assert all(torch.equal(a.state[n], b.state[n]) for n in a.state)
 
 
 def test_compiled_kernels_serve_every_width_and_rate():
@@ -318,7 +385,9 @@ def test_accumulation_needs_less_memory():
     def passing(parts: int) -> int:
         problem = Problem(lambda: s.model, s.loss, train=data)
         lanes = tuple(Lane(resolve(shelf("optimizers")["sgd"], {}, ())) for _ in range(4))
-        return trial(Work(problem, shelf("optimizers")["sgd"], lanes, lambda _: s.model, 3, 64, accumulate=parts), "together").recording
+        return trial(
+            Work(problem, shelf("optimizers")["sgd"], lanes, lambda _: s.model, 3, 64, accumulate=parts), "together", True
+        ).recording
 
     assert passing(8) < passing(1) / 2
 
@@ -489,7 +558,7 @@ choice = choose.choose(work(lanes), "fleet", limit=limit)
 assert choice.way == way, choice
 with memory.Peak(torch.device("cpu")) as peak:
     for i in range(0, lanes, choice.lanes):
-        fleet.run(work(lanes, 6).with_lanes(work(lanes).lanes[i : i + choice.lanes]), way=choice.way)
+        fleet.run(work(lanes, 6).with_lanes(work(lanes).lanes[i : i + choice.lanes]), way=choice.way, taped=True)
 print(choice.lanes, choice.memory, peak.bytes)
 """
 
@@ -513,15 +582,6 @@ def test_the_peak_of_a_fleet_is_predicted_and_kept_below_a_limit(kind, lanes, wa
     split, predicted, real = peak(limit)
     assert split < lanes
     assert max(predicted, real) <= limit
-
-
-def test_a_fleet_is_split_to_stay_below_a_limit():
-    w = work("mlp", [{"lr": 0.01 * (k + 1)} for k in range(16)], dtype=torch.float32)
-    whole = choose.choose(w, "fleet", limit=1 << 30)
-    assert whole.lanes == 16
-    half = choose.choose(w, "fleet", limit=whole.memory // 2)
-    assert 1 <= half.lanes < 16
-    assert half.memory <= whole.memory // 2
 
 
 def test_a_limit_that_not_even_one_run_keeps_is_told():

@@ -93,9 +93,11 @@ class Apart(Gradient):
                     leaves = {n: named[n].detach().requires_grad_() for n in self.lanes.layout.names}
                     part, after = self.lose({**named, **leaves}, rows, own)
                     found = torch.autograd.grad(part, list(leaves.values()), materialize_grads=True)
-                slopes = [was + share * g for was, g in zip(slopes, found, strict=True)] if slopes else [
-                    g if share == 1.0 else share * g for g in found
-                ]
+                slopes = (
+                    [was + share * g for was, g in zip(slopes, found, strict=True)]
+                    if slopes
+                    else [g if share == 1.0 else share * g for g in found]
+                )
             else:
                 with torch.no_grad():
                     part, after = self.lose(named, rows, own)
@@ -114,7 +116,7 @@ class Apart(Gradient):
         for block, g in zip(self.lanes.blocks, self.lanes.g if self.slopes else [], strict=False):
             for part, name, shape in zip(g[k].split(block.sizes), block.names, block.shapes, strict=True):
                 part.view(shape).copy_(slopes[name])
-        for (_, place), end in zip(after.items(), ends[1 + len(slopes) :], strict=True):
+        for place, end in zip(after.values(), ends[1 + len(slopes) :], strict=True):
             place[k] = end
 
     def _spread(self, key: Any, slices: Sequence[tuple[int, Any]], after: Mapping[str, Tensor]) -> None:

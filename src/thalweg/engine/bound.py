@@ -16,7 +16,7 @@ from thalweg.errors import UserError
 
 Config = Mapping[str, Any]
 
-LARGE = 1 << 16
+LARGE = 1 << 17
 """A parameter of so many numbers in all lanes together has memory of its own, so that its gradient need not be copied."""
 
 

@@ -1,4 +1,4 @@
-"""Which engine: one lane is trained for a moment, time and memory of the whole are predicted, the fastest that fits is taken."""
+"""Which engine: time and memory of the whole are predicted from a glance at the model and a few steps; the fastest that fits is taken."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ import torch
 
 from thalweg.core.problem import rows
 from thalweg.engine import cache
+from thalweg.engine.glance import glance
 from thalweg.engine.trial import Trial, trial
-from thalweg.engine.ways import LONG, WORTH
-from thalweg.engine.work import Work, out_of_memory, threads_of
+from thalweg.engine.ways import LONG
+from thalweg.engine.work import Work, out_of_memory
 from thalweg.errors import UserError, unknown
 
 ENGINES = ("auto", "fleet", "pool", "solo")
 STARTUP = 4.0
 """Seconds until worker processes have imported torch."""
 
-SHORT = 10.0
-"""Seconds below which the way gradients are taken is left to the run itself to find."""
+BRIEF = 2.0
+"""Seconds for all runs, one after the other, below which no fleet is tried before it is taken."""
 
-ENOUGH = 1000
-"""Steps of single lanes from which it pays to train small fleets for a moment, to measure what memory they take."""
+FEW = 60
+"""Gradients of single lanes up to which no fleet is tried where one of them takes long: the trial would be a good part of the whole."""
 
 SMALL = 64 << 20
-"""Bytes below which a fleet's memory need not be measured."""
+"""Bytes below which measuring forms is not seen in a fleet's peak."""
+
+ROOM = 0.75
+"""How much of a limit is planned for: what is predicted may be a quarter off."""
 
 SLOWER = 1.2
 """By how much a step on one thread of several is slower than its share: memory is shared with its neighbours."""
@@ -79,32 +83,35 @@ def device(name: str = "auto") -> str:
 def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int | None = None, quick: bool = False) -> Choice:
     """Choose an engine for `runs` runs like the lanes of this work (all its lanes by default), within `limit` bytes.
 
-    A named engine is taken as it is. "auto" trains one lane for a moment, predicts seconds and bytes of each engine from it, and takes the
-    fastest that fits; where there are steps enough, the fleet itself is timed. Fleets that do not fit are split. quick: predict nothing
-    for a named engine where memory is plenty. Raises UserError where not even one run fits, UserCodeError when the user's model cannot run
-    at all.
+    A named engine is taken as it is. "auto" predicts seconds and bytes of each engine from a glance at one lane and from the fleet itself,
+    trained for a moment where there are steps enough, and takes the fastest that fits. Fleets that do not fit are split; what a trial
+    has recorded the run goes on with. quick: predict nothing for a named engine where memory is plenty. Raises UserError where not even
+    one run fits, UserCodeError when the user's model cannot run at all.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     runs = runs or len(work.lanes)
     threads = torch.get_num_threads()
     workers = max(1, joblib.cpu_count(only_physical_cores=True)) if work.device == "cpu" else 1
-    cores = threads if work.device == "cpu" else 1
     free = free_memory(work.device)
     if quick and engine != "auto" and limit is None and _least(work) * len(work.lanes) < 0.1 * free:
         apart = workers if engine == "pool" else 1
         return Choice(engine, len(work.lanes) if engine == "fleet" else 1, apart, 1 if apart > 1 else threads, why="as asked")
-    one = trial(work.with_lanes(work.lanes[:1]), "apart")
+    seen = glance(work)
     usable = min(limit or math.inf, 0.8 * free)
-    _within(one.memory(1), limit)
+    alone = _counted(work, 1)
+    if limit is not None and alone > ROOM * limit:
+        alone = trial(work.with_lanes(work.lanes[:1]), "apart").peak
+        _within(alone, limit)
     # a step is about three forwards of a batch; validation is forwards alone
     amount = work.steps + len(work.evaluations) * (rows(work.problem.valid) / work.batch_size / 3 if work.evaluations else 0)
-    seconds = {"solo": one.seconds * runs * amount}
+    seconds = {"solo": seen.seconds * runs * amount}
     if workers > 1:
-        seconds["pool"] = one.seconds * amount * math.ceil(runs / workers) * SLOWER + STARTUP
-    plan = _Plan("auto", 1, one.memory(1), one.seconds)
+        one_thread = threads if seen.seconds > LONG else SLOWER  # operations that take long are spread over the threads here
+        seconds["pool"] = seen.seconds * one_thread * amount * math.ceil(runs / workers) + STARTUP
+    plan = _Plan("auto", 1, alone, seen.seconds)
     if len(work.lanes) > 1 and engine in ("auto", "fleet"):
-        plan = _plan(work, one, cores, usable, seconds["solo"] < SHORT)
+        plan = _plan(work, usable, limit is not None)
         _within(plan.memory, limit)
         seconds["fleet"] = plan.seconds / plan.lanes * runs * amount
     why = "as asked" if engine != "auto" else "the fastest of those predicted"
@@ -116,8 +123,9 @@ def choose(work: Work, engine: str = "auto", runs: int | None = None, limit: int
             engine, why = "solo", "no two runs fit into memory together"
     if engine == "fleet":
         return Choice(engine, plan.lanes, 1, threads, seconds, plan.memory, why, plan.way)
+    work.memo.rig = None
     apart = workers if engine == "pool" else 1
-    return Choice(engine, 1, apart, 1 if apart > 1 else threads, seconds, one.memory(1) * apart, why)
+    return Choice(engine, 1, apart, 1 if apart > 1 else threads, seconds, alone * apart, why)
 
 
 def _within(memory: int, limit: int | None) -> None:
@@ -127,6 +135,12 @@ def _within(memory: int, limit: int | None) -> None:
             f"one run needs about {_size(memory)}, more than the {_size(limit)} of --memory: "
             "raise the limit, or take a smaller batch or model"
         )
+
+
+def _counted(work: Work, lanes: int) -> int:
+    """Bytes that so many lanes take at the most: points, gradients, states, what an update needs besides, and their forwards at once."""
+    seen = glance(work)
+    return lanes * (seen.kept * (4 + 2 * len(work.rule.states)) + seen.peak)
 
 
 @dataclass(frozen=True)
@@ -139,35 +153,33 @@ class _Plan:
     seconds: float
 
 
-def _plan(work: Work, one: Trial, cores: int, usable: float, short: bool) -> _Plan:
-    """The largest fleet that fits. Where it is small or slow it is counted, else two small ones are trained for a moment and measured."""
-    count = len(work.lanes)
-    counted = {k: max(one.memory(k), one.memory(k, cores)) for k in range(1, count + 1)}
-    small = counted[count] < SMALL <= usable
-    if work.steps < WORTH or (work.steps * count < ENOUGH and not small):
-        lanes = max((k for k in counted if counted[k] <= usable), default=1)
-        share = SLOWER / cores if one.seconds > LONG and cores > 1 else 1.0
-        return _Plan("auto", lanes, counted[lanes], one.seconds * lanes * share)
-    if short and small:
-        return _Plan("auto", count, counted[count], one.seconds * count)
-    if small:
+def _plan(work: Work, usable: float, limited: bool) -> _Plan:
+    """The largest fleet that fits; trained for a moment where that pays, else counted.
+
+    Where the whole may not fit, two small ones are trained for a moment, and what more lanes take is predicted from them.
+    """
+    count, seen = len(work.lanes), glance(work)
+    fits = _counted(work, count) <= usable / 2
+    brief = seen.seconds * count * work.steps < BRIEF or (seen.seconds > LONG and count * work.steps <= FEW)
+    if brief and not limited:
+        lanes = count if fits else max(1, min(count, int(usable // _counted(work, 1))))
+        return _Plan("auto", lanes, _counted(work, lanes), seen.seconds * lanes)
+    if fits and not limited:
         whole, lanes = _largest(work, count, "auto")
-        return _Plan(whole.way, lanes, whole.peak or counted[lanes], whole.seconds)
-    few, more = trial(work.with_lanes(work.lanes[:2])), None
+        return _Plan(whole.way, lanes, whole.peak, whole.seconds)
+    few = last = trial(work.with_lanes(work.lanes[:2]))
+    slope = last.peak / 2
     if count > 2:
-        more = trial(work.with_lanes(work.lanes[: min(6, count)]), few.way)
-    last = more or few
-    base = last.peak or counted[last.lanes]
-    slope = (base - (few.peak or counted[2])) / (last.lanes - few.lanes) if more is not None else base / 2
-    slope = max(slope, float(one.kept))
-    lanes = max(1, min(count, last.lanes + math.floor((0.9 * usable - base) / slope)))
+        last = trial(work.with_lanes(work.lanes[: min(6, count)]), few.way)
+        slope = (last.peak - few.peak) / (last.lanes - few.lanes)
+    slope = max(slope, float(seen.kept * (2 + len(work.rule.states))))
+    room = ROOM * usable
+    lanes = max(1, min(count, last.lanes + math.floor((room - last.peak) / slope)))
     whole, lanes = _largest(work, lanes, few.way)
-    memory = whole.peak or round(base + slope * (lanes - last.lanes))
-    while memory > usable and lanes > 1:  # what is left of a surprise
-        lanes = max(1, min(lanes - 1, math.floor(lanes * 0.9 * usable / memory)))
+    while whole.peak > room and lanes > 1:  # what is left of a surprise
+        lanes = max(1, min(lanes - 1, math.floor(lanes * room / whole.peak)))
         whole, lanes = _largest(work, lanes, few.way)
-        memory = whole.peak or counted[lanes]
-    return _Plan(few.way, lanes, memory, whole.seconds)
+    return _Plan(few.way, lanes, whole.peak, whole.seconds)
 
 
 def _largest(work: Work, lanes: int, way: str) -> tuple[Trial, int]:
@@ -175,7 +187,7 @@ def _largest(work: Work, lanes: int, way: str) -> tuple[Trial, int]:
     try:
         before = len(cache.found)
         first = trial(work.with_lanes(work.lanes[:lanes]), way)
-        if len(cache.found) == before or (first.peak or 0) < SMALL:
+        if len(cache.found) == before or first.peak < SMALL:
             return first, lanes
         return trial(work.with_lanes(work.lanes[:lanes]), way), lanes  # measuring forms takes memory that training does not
     except (RuntimeError, MemoryError) as error:
@@ -211,6 +223,3 @@ def free_memory(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0]
     return int(psutil.virtual_memory().available)
-
-
-__all__ = ["ENGINES", "Choice", "choose", "device", "free_memory", "parse_memory", "threads_of"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,17 +16,30 @@ from thalweg.engine.work import Work, stream
 
 
 class Feed:
-    """The batches of all lanes: one for all where they share a seed, else (K, rows, ...)."""
+    """The batches of all lanes: one for all where they share a seed, else (K, rows, ...); none before `begin`."""
 
-    def __init__(self, work: Work, seeds: Sequence[int]) -> None:
+    def __init__(self, work: Work) -> None:
         self.device = torch.device(work.device)
         self.held: dict[Any, Any] = {}
         self.flow: Iterator[Any] | None = None
+        self.data = None if isinstance(work.problem.train, Stream) else to(work.problem.train, self.device)
+
+    def begin(self, work: Work, seeds: Sequence[int]) -> None:
+        """From here on the batches of these lanes, from their first."""
         if isinstance(work.problem.train, Stream):
             self.flow = work.problem.train.batches()
-            return
-        self.data = to(work.problem.train, self.device)
-        self.streams = {seed: stream(work, seed) for seed in dict.fromkeys(seeds)}
+        else:
+            self.streams = {seed: stream(work, seed) for seed in dict.fromkeys(seeds)}
+
+    def peek(self, seeds: Sequence[int], one: bool) -> Any:
+        """The batch that `next` gives next, without moving on."""
+        if self.flow is not None:
+            batch = next(self.flow)
+            self.flow = itertools.chain([batch], self.flow)
+            return self._keep(to(batch, self.device))
+        drawn = {seed: next(s) for seed, s in self.streams.items()}
+        self.streams = {seed: itertools.chain([drawn[seed]], s) for seed, s in self.streams.items()}
+        return self._gather(drawn, seeds, one)
 
     @staticmethod
     def shared(work: Work, seeds: Sequence[int]) -> bool:
@@ -37,7 +51,9 @@ class Feed:
         if self.flow is not None:
             return self._keep(to(next(self.flow), self.device))
         # every seed's stream moves on, also those whose lanes are gone
-        drawn: Mapping[int, Tensor] = {seed: next(s) for seed, s in self.streams.items()}
+        return self._gather({seed: next(s) for seed, s in self.streams.items()}, seeds, one)
+
+    def _gather(self, drawn: Mapping[int, Tensor], seeds: Sequence[int], one: bool) -> Any:
         index = drawn[seeds[0]] if one else torch.stack([drawn[seed] for seed in seeds])
         index = index.to(self.device)
         if index.shape not in self.held:

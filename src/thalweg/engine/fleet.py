@@ -7,7 +7,6 @@ Lanes share the model, the loss and the structure of the rule; they differ in hy
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,40 +16,37 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from thalweg.core.problem import to
-from thalweg.engine import memory, noise
-from thalweg.engine.apart import Apart
+from thalweg.engine import memory
 from thalweg.engine.bound import bind
 from thalweg.engine.evaluate import best_of, evaluate
-from thalweg.engine.feed import Feed
-from thalweg.engine.gradient import Drifted, Gradient, cut
-from thalweg.engine.lanes import Lanes
+from thalweg.engine.glance import glance
+from thalweg.engine.gradient import Drifted
+from thalweg.engine.rig import claim
 from thalweg.engine.together import Together
 from thalweg.engine.update import Update
-from thalweg.engine.ways import pick
-from thalweg.engine.work import LIMIT, Log, Outcome, Progress, Stepper, Work, cuda_devices, out_of_memory, probe, rates, user_code
-from thalweg.errors import UserError
+from thalweg.engine.work import LIMIT, Log, Outcome, Progress, Work, cuda_devices, out_of_memory, rates, user_code
 
 PATIENCE = {"cpu": 1}
 """Every how many steps dead lanes are looked for. An accelerator is asked seldom, since asking waits; until then they are masked."""
 
-PATIENT = 400
-"""Steps of single lanes from which it pays to time whole tapes against each other."""
+TAPED: bool | None = None
+"""Whether steps are recorded where a caller does not say; None: where that pays."""
 
 SPARSE = 0.75
 """Dead lanes are carried along until no more than this share is alive; then they are taken out, and the step is recorded anew."""
 
 
-def run(work: Work, progress: Progress | None = None, way: str = "auto", taped: bool = True) -> list[Outcome]:
+def run(work: Work, progress: Progress | None = None, way: str = "auto", taped: bool | None = None) -> list[Outcome]:
     """Train all lanes of the work; one outcome a lane, in order.
 
     way: how gradients are taken: "together" under vmap, "apart" lane by lane, "threads" lane by lane on a thread a core, or "auto".
-    taped: whether steps are replayed from a recording where they can be. Where memory runs out, the fleet is halved.
+    taped: whether steps are replayed from a recording where they can be; None: where that pays. Where memory runs out, the fleet is halved.
     """
     with torch.random.fork_rng(devices=cuda_devices(work)), memory.kept():
         try:
-            return Fleet(work, way, taped).train(progress)
+            return _train(work, progress, way, taped)
         except Drifted:
-            return Fleet(work, way, False).train(progress)
+            return _train(work, progress, way, False)
         except (RuntimeError, MemoryError) as error:
             if len(work.lanes) == 1 or not out_of_memory(error):
                 raise
@@ -58,65 +54,40 @@ def run(work: Work, progress: Progress | None = None, way: str = "auto", taped: 
     return [outcome for part in (work.lanes[:half], work.lanes[half:]) for outcome in run(work.with_lanes(part), progress, way, taped)]
 
 
-class Fleet:
-    """The state of a run: the memory of all lanes, and the records of those that are gone."""
+def _train(work: Work, progress: Progress | None, way: str, taped: bool | None) -> list[Outcome]:
+    fleet = Fleet(work, way, taped)
+    outcomes = fleet.train(progress)
+    fleet.leave()
+    return outcomes
 
-    def __init__(self, work: Work, way: str, taped: bool, ahead: int | None = None) -> None:
-        self.work, self.taped, self.ahead = work, taped, work.steps if ahead is None else ahead
+
+class Fleet:
+    """The state of a run: its rig, its update, and the records of lanes that are gone.
+
+    way, taped: as in `run`. ahead: steps of the whole, of which this may be a trial.
+    """
+
+    def __init__(self, work: Work, way: str = "auto", taped: bool | None = None, ahead: int | None = None) -> None:
+        self.work, ahead = work, work.steps if ahead is None else ahead
+        taped = TAPED if taped is None else taped
         self.device = torch.device(work.device)
         self.specs = list(work.lanes)
         self.places = list(range(len(self.specs)))  # which lane of the work each lane here is
-        self.seeds = [lane.seed for lane in self.specs]
-        modules = {seed: work.start(seed).to(self.device) for seed in dict.fromkeys(self.seeds)}
-        module = modules[self.seeds[0]]
-        layout = probe(work, module)
-        bound = bind(work.rule, [lane.config for lane in self.specs], work.wrappers, layout)
+        modules = {seed: work.start(seed).to(self.device) for seed in dict.fromkeys(lane.seed for lane in self.specs)}
+        seen = glance(work, modules[self.specs[0].seed])
+        bound = bind(work.rule, [lane.config for lane in self.specs], work.wrappers, seen.layout)
         self.rule = bound.rule
-        self.one_batch = Feed.shared(work, self.seeds)
-        self.stepper = Stepper(module, work.problem, work.precision)
-        self.lanes = Lanes(modules, self.seeds, layout, bound.by_number)
         self.patience = PATIENCE.get(self.device.type, 16)
-        self.update = Update(bound, self.lanes, self.specs, taped, masked=self.patience > 1)
-        self.feed = Feed(work, self.seeds)
+        self.rig = claim(work, bound, seen, modules, way, taped, ahead)
+        self.lanes, self.gradient = self.rig.lanes, self.rig.gradient
+        if self.rig.update is not None and self.rig.update.fits(bound, work, taped, ahead):
+            self.update = self.rig.update
+            self.update.begin(work)
+        else:
+            self.rig.update = None  # its memory is free before the new one takes its own
+            self.update = self.rig.update = Update(bound, self.lanes, work, taped, ahead, masked=self.patience > 1)
         self.ok = torch.ones(len(self.specs), dtype=torch.bool, device=self.device)
         self.gone: set[int] = set()  # lanes here that are dead or stopped, and known to be
-        self.dropout, self.smoothing = self.update.numbers_of("dropout"), self.update.numbers_of("label_smoothing")
-        first = Feed(work, self.seeds).next(self.seeds, self.one_batch)
-        alone, one = weakref.WeakMethod(self._alone), self.feed.first(first, self.one_batch)
-        self.noise = noise.Paired(alone, self.device, one, self.dropout is not None)
-        self.one_mask = len(set(self.seeds)) == 1 and self.dropout is None and self.smoothing is None
-        if self.noise.other and self.dropout is not None:
-            raise UserError("dropout cannot be varied in a model that draws other random numbers too")
-        self.gradient = self._gradient(first, way)
-
-    def _alone(self, batch: Any) -> None:
-        """The first lane's plain forward, part by part."""
-        self.stepper.train()
-        tensors = {f"module.{n}": tensor.clone() for n, tensor in self.lanes.one(0).items()}
-        for _, rows, _ in cut(batch, [], self.work.accumulate):
-            functional_call(self.stepper, tensors, (rows,))
-
-    def _gradient(self, batch: Any, way: str) -> Gradient:
-        """How gradients are taken, measured on a first batch."""
-        # a forward that draws numbers by itself draws them lane by lane, as its own loop would
-        taped = self.taped and not self.noise.other
-        arguments = (self.stepper, self.lanes, self.rule.gradient, self.one_batch, self.one_mask, taped)
-        together, apart = Together(*arguments), Apart(*arguments)
-        for gradient in (together, apart):
-            gradient.smoothed, gradient.accumulate = self.smoothing is not None, self.work.accumulate
-            gradient.every = self.dropout is not None
-        apart.patient = self.ahead * len(self.specs) >= PATIENT
-        if self.noise.other:
-            return apart
-        return pick(together, apart, batch, self._masks(batch, 0), way, self.ahead)
-
-    def _masks(self, batch: Any, t: int) -> list[Tensor]:
-        """What a forward takes from the lanes besides weights: noise, and shares of smoothing last."""
-        one = self.feed.first(batch, self.one_batch)
-        masks = [] if self.noise.other else self.noise.masks(one, self.seeds, t, self.one_mask, self.dropout)
-        if self.smoothing is not None:
-            masks.append(torch.tensor(self.smoothing, dtype=self.lanes.layout.dtype, device=self.device))
-        return masks
 
     @property
     def live(self) -> list[int]:
@@ -141,10 +112,10 @@ class Fleet:
                     best = best_of(values[work.problem.score], work.problem.higher_is_better, best)
                     if t in work.rungs:
                         self._halve(t, values[work.problem.score])
-                batch = self.feed.next(self.seeds, self.one_batch)
+                batch = self.rig.next()
                 last = t == work.steps
                 with user_code("the model's training step failed", batch):
-                    buffers = self._slopes(batch, t)
+                    buffers = self.rig.slopes(batch, t, self.live, last)
                 if self._look(t, buffers):
                     buffers = self.lanes.buffers
                 if not self.live:
@@ -157,17 +128,24 @@ class Fleet:
                     self.lanes.buffers[n].copy_(b)
                 if self.update.bound.climbs:
                     self._again(batch, t)
-                self.update.step(t, self.seeds, rates(self.specs, self.update.scheduled, t), self.ok)
+                self.update.step(t, self.rig.seeds, rates(self.specs, self.update.scheduled, t), self.ok)
             return self._outcomes()
         finally:
             self.gradient.close()
+
+    def leave(self) -> None:
+        """Hand the rig on to the next fleet of the same model and data; this one is done."""
+        if self.rig.whole:
+            self.work.memo.rig = self.rig
 
     def _look(self, t: int, buffers: Mapping[str, Tensor]) -> bool:
         """Record what is due, and take out lanes that have diverged; whether that moved the others."""
         loss, norm, last = self.lanes.loss, self.lanes.norm, t == self.work.steps
         if t == 0:
             self.limit = LIMIT * loss.abs().clamp(min=1.0)
-        fine = loss.isfinite() & norm.isfinite() & (loss <= self.limit)
+        fine = loss.isfinite() & (loss <= self.limit)
+        if not last:  # nothing is done with the gradient of the last record
+            fine &= norm.isfinite()
         self.died = torch.where(self.ok & ~fine, t, self.died)
         self.ok.logical_and_(fine)
         if last or self.work.recorded(t):
@@ -179,19 +157,13 @@ class Fleet:
         self._bury(t)
         return not last and self._compact(buffers)
 
-    def _slopes(self, batch: Any, t: int) -> Mapping[str, Tensor]:
-        """Losses and gradients of all lanes; the buffers after the forward."""
-        check = self.gradient.taped and t > 1 and math.log(t, 8).is_integer()
-        draws = (lambda k: noise.seed_step(self.seeds[k], t, self.device)) if self.noise.other else None
-        return self.gradient(batch, self._masks(batch, t), self.live, check, draws)
-
     def _again(self, batch: Any, t: int) -> None:
         """Take the gradients again where the rule's wrappers ask for it; points, losses and norms stay those of the first time."""
         kept = [*self.lanes.x, self.lanes.loss, self.lanes.norm]
         before = [tensor.clone() for tensor in kept]
         self.update.climb()
         with user_code("the model's training step failed", batch):
-            buffers = self._slopes(batch, t)
+            buffers = self.rig.slopes(batch, t, self.live)
         for n, b in buffers.items():
             self.lanes.buffers[n].copy_(b)
         for tensor, was in zip(kept, before, strict=True):
@@ -237,18 +209,12 @@ class Fleet:
         if not rest or len(rest) > SPARSE * len(self.specs):
             return False
         keep = torch.tensor(rest, device=self.device)
-        buffers = {n: b.clone() for n, b in buffers.items()}
-        loss, norm, g = self.lanes.loss[keep], self.lanes.norm[keep], [g[keep] for g in self.lanes.g]
-        self.lanes.buffers = dict(buffers)
-        self.lanes.keep(keep)
-        for place, end in zip([self.lanes.loss, self.lanes.norm, *self.lanes.g], [loss, norm, *g], strict=True):
-            place.copy_(end)
+        self.rig.keep(keep, buffers)
         self.update.keep(keep)
-        self.gradient.forget()
         self.specs = [self.specs[k] for k in rest]
-        self.places, self.seeds = [self.places[k] for k in rest], [self.seeds[k] for k in rest]
+        self.places = [self.places[k] for k in rest]
+        self.rig.count(self.work.with_lanes(self.specs))
         self.ok, self.limit, self.died, self.gone = self.ok[keep], self.limit[keep], self.died[keep], set()
-        self.dropout, self.smoothing = self.update.numbers_of("dropout"), self.update.numbers_of("label_smoothing")
         return True
 
     # --- what lanes end with
@@ -273,7 +239,7 @@ class Fleet:
 
     def evaluate(self, data: Any) -> dict[str, np.ndarray]:
         """Metrics of all lanes alive, in evaluation mode."""
-        self.stepper.eval()
+        self.rig.stepper.eval()
         live = self.live
         answers = {**self.update.answers(), **self.lanes.constants, **self.lanes.buffers}
         if len(live) < len(self.specs):
@@ -282,7 +248,7 @@ class Fleet:
 
         def forward(batch: Any, predict: bool) -> Any:
             def one(named: Mapping[str, Tensor]) -> Any:
-                return functional_call(self.stepper, {f"module.{n}": t for n, t in named.items()}, (batch, predict))
+                return functional_call(self.rig.stepper, {f"module.{n}": t for n, t in named.items()}, (batch, predict))
 
             if together:
                 return vmap(one, randomness="same")(answers)

@@ -83,6 +83,11 @@ class Gradient:
         """How many operations the longest tape has."""
         return max((len(program.tape.nodes) for program in self.programs), default=0)
 
+    @property
+    def outside(self) -> bool:
+        """Whether tapes hold tensors of the user's own besides single numbers."""
+        return any(value.constant is not None and value.constant.numel() > 1 for program in self.programs for value in program.tape.values)
+
     def forget(self) -> None:
         """The lanes' memory has changed."""
         self.tapes = {}

@@ -75,7 +75,7 @@ def joined(tape: Tape) -> Tape:
 
     Operations of a run move to the run's end, which lies before the first operation that needs one of their answers.
     """
-    if _compiler() is None:
+    if not available():
         return tape
     wanted = {ref.number for ref in tape.outputs}
     runs: dict[Any, list[Node]] = {}
@@ -217,7 +217,7 @@ void run(long rows, long columns, {", ".join([*inputs.values(), *outs])}{scalars
     }}
 }}
 """
-    call = _load(source)
+    call = load(source)
     if call is None:
         return None
     columns = torch.Size(shape[1:]).numel()
@@ -238,12 +238,17 @@ def _compiler() -> str | None:
     return found
 
 
+def available() -> bool:
+    """Whether kernels can be compiled here."""
+    return _compiler() is not None
+
+
 compilations: list[float] = []
 """Seconds of every kernel compiled in this process."""
 
 
 @functools.cache
-def _load(source: str) -> Any:
+def load(source: str) -> Any:
     """The compiled function, from the cache folder if it is there; None where compiling fails."""
     compiler = _compiler()
     assert compiler is not None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from thalweg.engine.bound import Layout
 
@@ -21,13 +22,27 @@ class Lanes:
     def __init__(self, modules: Mapping[int, nn.Module], seeds: Sequence[int], layout: Layout, apart: bool) -> None:
         self.layout = layout
         self.blocks = layout.blocks(len(seeds), apart)
+        self.x, self.constants, self.buffers = self._stacked(modules, seeds)
+        self._views()
+
+    def _stacked(self, modules: Mapping[int, nn.Module], seeds: Sequence[int]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Points, constants and buffers of fresh modules."""
         named = {seed: dict(m.named_parameters()) for seed, m in modules.items()}
         kept = {seed: dict(m.named_buffers()) for seed, m in modules.items()}
-        self.x = [torch.stack([b.join([named[s][n].detach() for n in b.names]) for s in seeds]) for b in self.blocks]
-        frozen = [n for n in named[seeds[0]] if n not in set(layout.names)]
-        self.constants = {n: torch.stack([named[s][n].detach() for s in seeds]) for n in frozen}
-        self.buffers = {n: torch.stack([kept[s][n].detach() for s in seeds]) for n in kept[seeds[0]]}
-        self._views()
+        frozen = [n for n in named[seeds[0]] if n not in set(self.layout.names)]
+        return (
+            [torch.stack([b.join([named[s][n].detach() for n in b.names]) for s in seeds]) for b in self.blocks],
+            {n: torch.stack([named[s][n].detach() for s in seeds]) for n in frozen},
+            {n: torch.stack([kept[s][n].detach() for s in seeds]) for n in kept[seeds[0]]},
+        )
+
+    def load(self, modules: Mapping[int, nn.Module], seeds: Sequence[int]) -> None:
+        """Start anew from fresh modules of the same kind, in the same memory."""
+        for mine, new in zip(self._all(), tree_leaves(self._stacked(modules, seeds)), strict=True):
+            mine.copy_(new)
+
+    def _all(self) -> list[Tensor]:
+        return [*self.x, *self.constants.values(), *self.buffers.values()]
 
     def _views(self) -> None:
         self.g = [torch.zeros_like(x) for x in self.x]
@@ -45,8 +60,7 @@ class Lanes:
     @property
     def memory(self) -> int:
         """Bytes of all that is kept here."""
-        kept = [*self.x, *self.g, self.loss, self.norm, *self.buffers.values(), *self.constants.values()]
-        return sum(tensor.nbytes for tensor in kept)
+        return sum(tensor.nbytes for tensor in (*self._all(), *self.g, self.loss, self.norm))
 
     def one(self, k: int) -> dict[str, Tensor]:
         """Parameters and buffers of lane k, by name: views."""

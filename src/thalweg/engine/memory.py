@@ -1,8 +1,7 @@
 """Memory while an engine runs: how much it takes at its peak, and how the C library treats what is freed.
 
-It keeps what is freed, since the next step asks for the same again.
-
-Left alone, glibc returns large blocks to the system at once, and every step pays for fresh pages: ten times the work of an update.
+It keeps what is freed, since the next step asks for the same again. Left alone, glibc returns large blocks to the system at once, and every
+step pays for fresh pages: ten times the work of an update.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-_TRIM, _PAD, _MMAP = -1, -2, -3  # glibc's names: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+_TRIM, _MMAP = -1, -3  # glibc's names: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 _LARGEST = 32 << 20  # the largest that glibc takes for M_MMAP_THRESHOLD, and what it reaches by itself once such a block was freed
 _depth = 0
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -7,7 +7,6 @@ Views are taken once. What has no form that writes into given memory is called a
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +44,7 @@ class Program:
     """A tape bound to inputs: tensors that stay where they are (their numbers may change), or None for what each call gives anew.
 
     donate: output -> input whose memory takes it, as an update in place; the input's old numbers are gone after the call.
-    outputs: after a call, the leaves of the answer, overwritten by the next call.
+    A call answers with the leaves of the answer, overwritten by the next call.
     """
 
     def __init__(self, tape: Tape, inputs: Sequence[Tensor | None], donate: Mapping[int, int] | None = None) -> None:
@@ -58,7 +57,6 @@ class Program:
         self.lines: list[str] = []
         self.used: list[Tensor] = []  # whose places kernels know
         self.written = {root for node in tape.nodes for root in node.writes}
-        self.readers = Counter(number for node in tape.nodes for number in node.reads())
         self.planned: dict[int, int] = {}
         for output, place in (donate or {}).items():
             number = tape.outputs[output].number
@@ -85,7 +83,6 @@ class Program:
         body = "".join(f"    {line}\n" for line in self.lines)
         exec(compile(f"def replay({', '.join(parameters)}):\n{body}    return [{', '.join(ends)}]\n", "<tape>", "exec"), self.names)
         self.replay = self.names.pop("replay")  # a function that its own names hold would outlive the program
-        self.outputs = [self.env[ref.number] if isinstance(self.env[ref.number], Tensor) else None for ref in tape.outputs]
 
     def __call__(self, *given: Tensor) -> list[Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
@@ -111,8 +108,10 @@ class Program:
             self._alias(node, node.args[0].number)
         elif not own and still:
             self._now(node, {n for n in numbers if n in self.frozen} == set(numbers))
-        elif still and not any(self.tape.values[o].root in self.written for o in node.outs) and (
-            node.op in MADE or (own and all(n in self.frozen for n in numbers))
+        elif (
+            still
+            and not any(self.tape.values[o].root in self.written for o in node.outs)
+            and (node.op in MADE or (own and all(n in self.frozen for n in numbers)))
         ):
             self._now(node, True)
         elif node.op in EMPTY:
@@ -163,6 +162,7 @@ class Program:
 
     def _now(self, node: Node, frozen: bool) -> None:
         """Answer while the program is made: views, and what never changes."""
+
         def real(leaf: Any) -> Any:
             return self.env[leaf.number] if isinstance(leaf, Ref) else leaf
 

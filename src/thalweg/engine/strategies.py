@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine import cache
+from thalweg.engine import cache, pooling
 from thalweg.engine.tape import ATEN, Recorder
 
 Form = Callable[..., Any]
@@ -114,6 +114,23 @@ def last_pool(emit: Form, x: Tensor, *rest: Any) -> Any:
     return emit(ATEN.max_pool2d_with_indices.default, emit(ATEN.clone.default, x, memory_format=torch.channels_last), *rest)
 
 
+def looped_pool(emit: Form, x: Tensor, *rest: Any) -> Any:
+    """The same in a compiled loop."""
+    side = pooling.window(x, *rest)
+    return None if side is None else emit(pooling.operations()[0], _last(emit, x), side)
+
+
+def native_pool_slope(emit: Form, *arguments: Any) -> Any:
+    return emit(ATEN.max_pool2d_with_indices_backward.default, *arguments)
+
+
+def looped_pool_slope(emit: Form, g: Tensor, x: Tensor, *rest: Any) -> Any:
+    """The pool's gradient in a compiled loop, too."""
+    *sizes, where = rest
+    side = pooling.window(x, *sizes)
+    return None if side is None else emit(pooling.operations()[1], _last(emit, g), _last(emit, where), x, side)
+
+
 # --- convolutions
 
 
@@ -129,17 +146,35 @@ def last_convolution(emit: Form, x: Tensor, weight: Tensor, *rest: Any) -> Any:
     return _last(emit, y)
 
 
+def native_convolution_slope(emit: Form, *arguments: Any) -> Any:
+    return emit(ATEN.convolution_backward.default, *arguments)
+
+
+def last_convolution_slope(emit: Form, g: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Any:
+    """The gradients of a convolution whose channels lie last."""
+    if x.dim() != 4 or x.device.type != "cpu" or not g.is_contiguous(memory_format=torch.channels_last):
+        return None
+    return emit(ATEN.convolution_backward.default, g, _last(emit, x), weight, *rest)
+
+
 def _last(emit: Form, x: Tensor) -> Tensor:
-    done = x.is_contiguous(memory_format=torch.channels_last)
-    return x if done else emit(ATEN.clone.default, x, memory_format=torch.channels_last)
+    _, channels, height, width = x.shape
+    strides = (channels * height * width, 1, channels * width, channels)
+    if x.stride() == strides:
+        return x
+    if x.is_contiguous(memory_format=torch.channels_last):  # a single channel lies either way; torch goes by the strides
+        return emit(ATEN.as_strided.default, x, list(x.shape), strides)
+    return emit(ATEN.clone.default, x, memory_format=torch.channels_last)
 
 
 FORMS: dict[Any, tuple[Form, ...]] = {
     ATEN.bmm.default: (direct_product, transposed_product, one_product),
     ATEN._log_softmax.default: (direct_softmax, packed_softmax, turned_softmax),
     ATEN._log_softmax_backward_data.default: (direct_slope, turned_slope),
-    ATEN.max_pool2d_with_indices.default: (native_pool, last_pool),
+    ATEN.max_pool2d_with_indices.default: (native_pool, last_pool, looped_pool),
+    ATEN.max_pool2d_with_indices_backward.default: (native_pool_slope, looped_pool_slope),
     ATEN.convolution.default: (native_convolution, last_convolution),
+    ATEN.convolution_backward.default: (native_convolution_slope, last_convolution_slope),
 }
 
 

@@ -7,6 +7,7 @@ rewritten while they are recorded, see `thalweg.engine.strategies`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 ATEN = torch.ops.aten
 
@@ -58,19 +59,14 @@ class Node:
 
 @dataclass
 class Tape:
-    """Inputs are values 0 .. inputs - 1. outputs: the leaves of the answer, and `spec` its structure."""
+    """Inputs are values 0 .. inputs - 1. outputs: the leaves of the answer."""
 
     inputs: int
     values: list[Value]
     nodes: list[Node]
     outputs: list[Ref]
-    spec: TreeSpec
     answer: Any = field(default=None, repr=False)  # what the recorded call returned
     peak: int = 0  # bytes that were in use at once while it was recorded, beside the inputs
-
-    def unflatten(self, leaves: Sequence[Tensor]) -> Any:
-        """The answer's structure around new leaves."""
-        return tree_unflatten(list(leaves), self.spec)
 
     def uses(self) -> dict[int, int]:
         """root -> the last node that reads or writes it; len(nodes) where it is part of the answer."""
@@ -161,6 +157,11 @@ class Recorder(TorchDispatchMode):
         self.nodes.append(Node(op, *before, outs, frozenset(roots)))
         return answer
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Else torch would load its compiler at the first operation, which takes longer than many a run."""
+        return False
+
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rewrite = self.rewrites.get(op)
         if rewrite is not None:
@@ -183,11 +184,11 @@ def record(function: Callable[..., Any], inputs: Sequence[Tensor], rewrites: Map
     recorder = Recorder(inputs, rewrites or {})
     with recorder:
         answer = function(*inputs)
-    leaves, spec = tree_flatten(answer)
+    leaves = tree_flatten(answer)[0]
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         raise Unrecordable("the function answers with more than tensors")
     outputs = [Ref(recorder.number(leaf)) for leaf in leaves]
-    tape = Tape(len(inputs), recorder.values, recorder.nodes, outputs, spec, answer)
+    tape = Tape(len(inputs), recorder.values, recorder.nodes, outputs, answer)
     tape.peak = _peak(tape)
     return distinct(prune(tape))
 
@@ -245,21 +246,16 @@ def distinct(tape: Tape) -> Tape:
         kept.append(node)
     tape.nodes = kept
     tape.outputs = [now(ref) for ref in tape.outputs]
-    roots = {number: tape.values[number].root for number in range(len(tape.values))}
-    for number, root in roots.items():
-        tape.values[number].root = same.get(root, root)
+    for value in tape.values:
+        value.root = same.get(value.root, value.root)
     return prune(tape)
 
 
 def fuse(tape: Tape) -> Tape:
     """Join products with the sums that follow them, as torch's fused kernels do: fewer passes over memory, sums rounded once less."""
     makers = {out: node for node in tape.nodes for out in node.outs if len(node.outs) == 1 and not node.writes}
-    readers: dict[int, int] = {}
-    for node in tape.nodes:
-        for number in node.reads():
-            readers[number] = readers.get(number, 0) + 1
-    for ref in tape.outputs:
-        readers[ref.number] = readers.get(ref.number, 0) + 1
+    readers = Counter(number for node in tape.nodes for number in node.reads())
+    readers.update(ref.number for ref in tape.outputs)
 
     def once(argument: Any, *ops: Any) -> Node | None:
         """The operation that made an argument, if it is one of these and nothing else needs what it made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,33 +18,67 @@ from thalweg.engine.kernel import joined
 from thalweg.engine.lanes import Lanes
 from thalweg.engine.program import Program
 from thalweg.engine.tape import fuse, record
-from thalweg.engine.work import Lane, user_code
+from thalweg.engine.work import Work, user_code
+
+SAMPLE = 1 << 16
+"""Numbers of a tensor that are compared between a tape and what it was recorded from."""
 
 
 class Update:
-    """The states of the rule in K lanes, and its step. `masked`: lanes that are not ok keep their point.
+    """The states of the rule in K lanes, and its step. masked: lanes that are not ok keep their point.
+
+    taped: whether the step is replayed from a recording, or None where that depends on the steps ahead.
 
     A rule that does not run under vmap is stepped lane by lane, with its hyperparameters as plain numbers.
     """
 
-    def __init__(self, bound: Bound, lanes: Lanes, specs: Sequence[Lane], taped: bool = True, masked: bool = False) -> None:
-        self.bound, self.lanes, self.taped, self.masked = bound, lanes, taped, masked
+    def __init__(self, bound: Bound, lanes: Lanes, work: Work, taped: bool | None, ahead: int, masked: bool) -> None:
+        self.bound, self.lanes, self.masked = bound, lanes, masked
         self.bounds = [bound.on(block) for block in lanes.blocks]
         self.device = lanes.x[0].device
         self.numbers = torch.float32 if self.device.type == "mps" else torch.float64
-        self.specs = list(specs)
-        self.scheduled = sorted({n for lane in specs for n in lane.schedules})
-        columns = {n: [lane.config[n] for lane in specs] for n in bound.data}
-        # numbers that all lanes share stay Python floats: the same arithmetic, fewer operations
-        self.shared = {n: c[0] for n, c in columns.items() if len(set(c)) == 1 and n not in self.scheduled}
-        self.varied = {n: self._column(c) for n, c in columns.items() if n not in self.shared}
+        self.kind = self._kind(bound, work, taped, ahead)
+        self.taped = _recording_pays(ahead, lanes) if taped is None else taped
+        _, self.shared, names, self.scheduled, *_ = self.kind
+        self.varied = {n: self._column([0.0] * len(work.lanes)) for n in names}
         self.x0 = [x.clone() for x in lanes.x] if "x0" in bound.requests else None
         self.weights = lanes.cut(lanes.layout.weights(self.device)) if "weights" in bound.requests else None
         self.vmapped = True
-        self.states = self._start()
         self.program: Program | None = None
         self.programs = 0
         self.peak = 0
+        self._take(work)
+        self.states = self._start()
+
+    @staticmethod
+    def _kind(bound: Bound, work: Work, taped: bool | None, ahead: int) -> tuple[Any, ...]:
+        """What works must share to be stepped by one update after the other."""
+        scheduled = sorted({n for lane in work.lanes for n in lane.schedules})
+        columns = {n: [lane.config[n] for lane in work.lanes] for n in bound.data}
+        # numbers that all lanes share stay Python floats: the same arithmetic, fewer operations
+        apart = {n for n, c in columns.items() if len(set(c)) > 1} | {*scheduled} | (work.varied & columns.keys())
+        shared = {n: c[0] for n, c in columns.items() if n not in apart}
+        names = [n for n in columns if n in apart]
+        return replace(bound, layout=None), shared, names, scheduled, taped, ahead  # type: ignore[arg-type]
+
+    def fits(self, bound: Bound, work: Work, taped: bool | None, ahead: int) -> bool:
+        """Whether lanes of another work are stepped as they would be by an update of their own."""
+        return self._kind(bound, work, taped, ahead) == self.kind
+
+    def begin(self, work: Work) -> None:
+        """Start anew with the lanes of another work, in the same memory."""
+        self._take(work)
+        for now, first in zip(self.x0 or [], self.lanes.x, strict=False):
+            now.copy_(first)
+        states = self._start()
+        if self.program is None:
+            self.states = states
+        else:
+            tree_map(lambda now, first: now.copy_(first), self.states, states)
+
+    def _take(self, work: Work) -> None:
+        for n, column in self.varied.items():
+            column.copy_(self._column([lane.config[n] for lane in work.lanes]))
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.numbers, device=self.device)
@@ -169,10 +204,6 @@ class Update:
             with torch.no_grad():
                 x.copy_(vmap(lambda x, g, h, bound=bound: bound.ascent(x, g, {**self.shared, **h}))(x, g, self.varied))
 
-    def numbers_of(self, name: str) -> list[float] | None:
-        """Each lane's value of a hyperparameter, or None where it is not set."""
-        return [float(lane.config[name]) for lane in self.specs] if name in self.bound.data else None
-
     def _draw(self, seeds: Sequence[int], t: int) -> list[Tensor]:
         """The rule's noise: (n,) a block where all lanes share a seed, else (K, n)."""
         like = self.lanes.x[0].new_empty(sum(self.lanes.layout.sizes))
@@ -183,7 +214,6 @@ class Update:
 
     def keep(self, index: Tensor) -> None:
         """Take all lanes but these out; the lanes' own memory was cut before."""
-        self.specs = [self.specs[k] for k in index.tolist()]
         self.states = tree_map(lambda s: s[index].clone(), self.states)
         self.varied = {n: v[index] for n, v in self.varied.items()}
         self.x0 = None if self.x0 is None else [x[index] for x in self.x0]
@@ -218,11 +248,18 @@ def _numbers_of(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def _recording_pays(steps: int, lanes: Lanes) -> bool:
+    """Whether a tape of the update pays: each step saves the calling of operations and most of the passes over memory."""
+    numbers = sum(x.numel() for x in lanes.x)
+    return steps * (1.5e-3 * len(lanes.x) + 8e-9 * numbers) > 0.3 + 25e-9 * numbers
+
+
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether a replay answers as the recorded call did, but for round-off."""
+    """Whether a replay answers as the recorded call did, but for round-off; of large tensors every so many numbers are looked at."""
+    if a.numel() > SAMPLE:
+        a, b = (t.reshape(-1)[:: a.numel() // SAMPLE] for t in (a, b))
     if not a.dtype.is_floating_point:
         return torch.equal(a, b)
     tolerance = 1e3 * torch.finfo(a.dtype).eps
     size = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
-

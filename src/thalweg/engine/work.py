@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from thalweg.core.batches import batches
-from thalweg.core.problem import Problem, rows, take, to
+from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
-from thalweg.core.stream import Stream
 from thalweg.core.wrapper import Wrapper
-from thalweg.engine.bound import Layout
-from thalweg.errors import ThalwegError, UserCodeError, UserError
+from thalweg.errors import ThalwegError, UserCodeError
 
 LIMIT = 1e4
 """A run has diverged at the first step whose loss or gradient is not finite, or whose loss exceeds LIMIT x max(1, first loss)."""
@@ -34,6 +32,20 @@ class Lane:
     schedules: Mapping[str, Multiplier] = field(default_factory=dict)
 
 
+class Memo:
+    """What engines keep from one work to the next of the same model, data and batch size; only the glance goes along to other processes.
+
+    glance: a first look at the model (`thalweg.engine.glance`). rig: what the last fleet trained on (`thalweg.engine.rig`).
+    """
+
+    def __init__(self, glance: Any = None) -> None:
+        self.glance = glance
+        self.rig: Any = None
+
+    def __reduce__(self) -> Any:
+        return Memo, (self.glance,)
+
+
 @dataclass(frozen=True)
 class Work:
     """Lanes of one structure, to be trained alike.
@@ -42,6 +54,8 @@ class Work:
     evaluations: the steps (updates done) at which validation metrics are taken, `steps` among them if any.
     test: whether the test rows are touched, once, at the end. rungs: evaluations at which the worse half of the lanes is stopped.
     precision: "full", or "bf16" for a forward under bfloat16 autocast. accumulate: parts into which a batch is cut, one after the other.
+    varied: hyperparameters that are stepped as data although all lanes here share them, since the next lanes have others.
+    memo: what engines keep for works of the same model, data and batch size.
     """
 
     problem: Problem
@@ -59,9 +73,14 @@ class Work:
     rungs: tuple[int, ...] = ()
     precision: str = "full"
     accumulate: int = 1
+    varied: frozenset[str] = frozenset()
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
     def with_lanes(self, lanes: Sequence[Lane]) -> Work:
-        return replace(self, lanes=tuple(lanes))
+        """The same for other lanes, or some of these; what differs between these counts as varied from now on."""
+        first = self.lanes[0].config if self.lanes else {}
+        differ = {name for lane in self.lanes for name, value in lane.config.items() if value != first.get(name)}
+        return replace(self, lanes=tuple(lanes), varied=self.varied | differ)
 
     def recorded(self, t: int) -> bool:
         return t % self.every == 0 or t == self.steps
@@ -172,42 +191,6 @@ class Stepper(nn.Module):
         return tree_map(lambda leaf: leaf.float() if leaf.dtype is torch.bfloat16 else leaf, answer)
 
 
-@contextlib.contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """A block after which the module's buffers and torch's random state are what they were."""
-    saved = {n: b.clone() for n, b in module.named_buffers()}
-    with torch.random.fork_rng():
-        yield
-    with torch.no_grad():
-        for n, b in module.named_buffers():
-            b.copy_(saved[n])
-
-
-def probe(work: Work, module: nn.Module) -> Layout:
-    """One plain forward and backward on the first batch: which parameters the loss reaches, and whether the user's code runs.
-
-    Parameters that the gradient does not reach, frozen ones among them, are constants of the run, as torch.optim skips them.
-    """
-    train = work.problem.train
-    first = next(train.batches()) if isinstance(train, Stream) else take(train, next(stream(work, work.lanes[0].seed)))
-    batch = to(first, work.device)
-    candidates = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    with untouched(module), torch.enable_grad(), user_code("the model's training step failed", batch):
-        torch.manual_seed(0)
-        loss = work.problem.lose(module.train(), batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise UserError(f"the loss must be one number, but it came out as {shape}; take its mean")
-        if not loss.requires_grad:
-            raise UserError("the loss does not depend on any trainable parameter: nothing can be trained")
-        slopes = torch.autograd.grad(loss, [p for _, p in candidates], allow_unused=True)
-    reached = [(n, p) for (n, p), slope in zip(candidates, slopes, strict=True) if slope is not None]
-    kinds = {p.dtype for _, p in reached}
-    if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
-        raise UserError(f"all trained parameters must be of one real dtype, not {', '.join(sorted(map(str, kinds)))}")
-    return Layout(tuple(n for n, _ in reached), tuple(p.shape for _, p in reached), kinds.pop())
-
-
 def cuda_devices(work: Work) -> list[int]:
     """The devices whose random state a run uses."""
     return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
@@ -227,8 +210,8 @@ def threads_of(count: int) -> Iterator[None]:
 class user_code:
     """A block in which the user's own code runs: what it raises becomes a UserCodeError with their traceback."""
 
-    def __init__(self, what: str, batch: Any = None, error: type[UserCodeError] = UserCodeError) -> None:
-        self.what, self.batch, self.error = what, batch, error
+    def __init__(self, what: str, batch: Any = None) -> None:
+        self.what, self.batch = what, batch
 
     def __enter__(self) -> None:
         return None
@@ -240,7 +223,7 @@ class user_code:
                 leaves = tree_flatten(self.batch)[0]
                 shapes = " on a batch of shapes " + ", ".join(str(tuple(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))
             said = " ".join(str(error).split())
-            raise self.error(f"{self.what}{shapes}: {type(error).__name__}: {said}") from error
+            raise UserCodeError(f"{self.what}{shapes}: {type(error).__name__}: {said}") from error
 
 
 def out_of_memory(error: BaseException) -> bool:

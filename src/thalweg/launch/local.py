@@ -59,6 +59,10 @@ def _deaf_to_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    with contextlib.suppress(ImportError):
+        from joblib.externals.loky.backend import resource_tracker
+
+        resource_tracker.ensure_running()  # started later, it would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -87,9 +91,11 @@ def _load(path: str) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _settle(parent: int) -> None:
-    """In a worker, once: an end when the parent is gone."""
+    """In a worker, once: deaf to Ctrl-C for good, and an end when the parent is gone."""
     if os.getpid() == parent:
         return
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

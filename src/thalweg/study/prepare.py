@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from thalweg.core.rule import Rule
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine import choose
 from thalweg.engine.bound import resolve
-from thalweg.engine.work import Work
+from thalweg.engine.work import Memo, Work
 from thalweg.errors import UserError
 from thalweg.study import plan
 from thalweg.study.checks import check, complete
@@ -47,6 +47,7 @@ class Bench:
     device: str
     fingerprint: str
     data: str | None = None
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
     def work(self, jobs: Sequence[plan.Job]) -> Work:
         """Jobs of one optimizer and structure as an engine takes them."""
@@ -60,6 +61,7 @@ class Bench:
             problem, rule, lanes, lambda seed: plan.fresh(problem, seed), spec.steps, spec.batch_size, self.wrappers,
             every=max(1, spec.steps // 200), evaluations=tuple(marks.tolist()), test=jobs[0].phase == "final",
             device=self.device, keep_weights=False, rungs=tuple(rungs), precision=spec.precision, accumulate=spec.accumulate,
+            memo=self.memo,
         )  # fmt: skip
 
 

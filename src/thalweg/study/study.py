@@ -16,7 +16,7 @@ import pandas as pd
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
 from thalweg.engine import choose, fleet, solo
-from thalweg.engine.work import Outcome, Progress
+from thalweg.engine.work import Outcome, Progress, threads_of
 from thalweg.errors import UserError
 from thalweg.launch import local
 from thalweg.study import folder as place
@@ -250,7 +250,7 @@ def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | No
     view = View(bench.problem, bench.spec.steps, phase, len(jobs), table, watch)
     train: Any = partial(train_group, progress=view.step, begin=view.begin) if workers == 1 else train_group
     trained = local.map(train, left, shared=(bench, choice), workers=workers)
-    with choose.threads_of(choice.threads), contextlib.closing(_timed(trained, end)) as ends:
+    with threads_of(choice.threads), contextlib.closing(_timed(trained, end)) as ends:
         for position, (outcomes, engine, seconds) in ends:
             study.store.write(left[position], outcomes, engine, seconds, bench.spec.steps)
             view.end(left[position], outcomes)

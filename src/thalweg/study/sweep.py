@@ -21,7 +21,7 @@ from thalweg.core.stream import Stream
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine import choose, fleet, solo
 from thalweg.engine.bound import resolve, structure_of
-from thalweg.engine.work import Curve, Lane, Outcome, Progress, Work
+from thalweg.engine.work import Curve, Lane, Outcome, Progress, Work, threads_of
 from thalweg.errors import UserError, unknown
 from thalweg.launch import local
 
@@ -206,7 +206,7 @@ def run(work: Work, choice: choose.Choice, progress: Progress | None = None) -> 
     if choice.engine != "pool":
         size = choice.lanes if choice.engine == "fleet" else 1
         pieces = [work.lanes[i : i + size] for i in range(0, len(work.lanes), size)]
-        with choose.threads_of(choice.threads):
+        with threads_of(choice.threads):
             return [outcome for piece in pieces for outcome in _piece(work.with_lanes(piece), choice, progress)]
     ends: dict[int, Outcome] = {}
     for k, (outcome,) in local.map(_alone, list(work.lanes), shared=work.with_lanes([]), workers=choice.workers):
