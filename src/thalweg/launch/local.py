@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    with contextlib.suppress(ImportError):
-        from joblib.externals.loky.backend import resource_tracker
-
-        resource_tracker.ensure_running()  # started later, it would let the signal through again
+    resource_tracker.ensure_running()  # started together with the first worker, it would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
