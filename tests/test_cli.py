@@ -202,6 +202,40 @@ def test_dry_run_tells_and_writes_nothing(thalweg: Thalweg, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_problems_are_compared_one_after_the_other_and_side_by_side(thalweg: Thalweg, tmp_path: Path) -> None:
+    ended = thalweg("compare", "diabetes-linear", "breast-cancer-logistic", *TINY, "--quiet")
+    assert ended.code == 0
+    for name in ("diabetes-linear", "breast-cancer-logistic"):
+        assert (tmp_path / "outputs" / name / "report.html").is_file()
+        assert f"\n{name}\n" in ended.output
+    assert "2 studies: " in ended.output
+    assert "Area under the performance profile" in ended.output
+    assert "side by side: outputs/side-by-side.html" in ended.output
+    page = (tmp_path / "outputs" / "side-by-side.html").read_text(encoding="utf-8")
+    assert "Performance profile" in page
+    found = json.loads(thalweg("compare", "diabetes-linear", "breast-cancer-logistic", *TINY, "--json").output)
+    assert list(found["studies"]) == ["diabetes-linear", "breast-cancer-logistic"]
+    assert set(found["profile"]["area"]) == {"sgd", "adam"}
+
+
+def test_several_problems_share_the_time_and_go_on(thalweg: Thalweg, tmp_path: Path) -> None:
+    asked = ("compare", "diabetes-linear", "breast-cancer-logistic", *TINY, "--quiet", "--time", "0s")
+    ended = thalweg(*asked)
+    assert "time is over before breast-cancer-logistic" in ended.errors
+    assert not (tmp_path / "outputs" / "breast-cancer-logistic").exists()
+    for _ in range(20):
+        ended = thalweg(*asked)
+        if "side by side" in ended.output and "unfinished" not in ended.output:
+            break
+    assert all(len(tw.Study.open(tmp_path / "outputs" / name).table()) == 8 for name in ("diabetes-linear", "breast-cancer-logistic"))
+
+
+def test_a_problem_named_twice_is_refused(thalweg: Thalweg) -> None:
+    ended = thalweg("compare", "diabetes-linear", "diabetes-linear", *TINY)
+    assert ended.code == 2
+    assert "diabetes-linear is named twice" in ended.errors
+
+
 def test_dry_run_prints_json(thalweg: Thalweg, tmp_path: Path) -> None:
     found = json.loads(thalweg("compare", "diabetes-linear", *TINY[:-1], "auto", "--dry-run", "--json").output)
     assert found["runs"] == {"tune": 4, "final": 4}
@@ -511,7 +545,7 @@ MISTAKES = [
     (["compare", "nothing.csv", "--target", "y"], "there is no file nothing.csv"),
     (["compare", "nothing.py:problem"], "there is no file nothing.py"),
     (["compare", "nothing.toml"], "nothing.toml cannot be read"),
-    (["compare"], "Missing argument 'PROBLEM'"),
+    (["compare"], "Missing argument 'PROBLEM...'"),
     (["compar", "diabetes-linear"], "did you mean 'compare'?"),
     (["list", "optimizer"], "did you mean 'optimizers'?"),
     ([*WORKING, "-o", "adm"], "did you mean 'adam'?"),

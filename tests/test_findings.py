@@ -240,6 +240,11 @@ def test_seconds_only_where_every_run_was_alone():
     assert sgd.seconds is None
     some = dataclasses.replace(r, solo_seconds={"final-adam-1-1": 5.0})
     assert reaches(some, goal_of(some))[0].seconds is None
+    # rerun alone for a moment an update took 20 ms: 0.2 s for the 10 updates to the goal; what diverged at once has no pace
+    rerun = dataclasses.replace(r, pace={"adam": 0.02, "sgd": None})
+    adam, sgd, _ = reaches(rerun, goal_of(rerun))
+    assert adam.seconds == pytest.approx(0.2)
+    assert sgd.seconds is None
 
 
 # --- sampling, luck, defaults

@@ -217,11 +217,21 @@ def test_seconds_to_a_goal_are_told_of_runs_trained_alone() -> None:
     assert any(np.isfinite(one.median) for one in alone.reach)
     plan = timed.store.get("plan")
     plan["phases"]["final"]["workers"] = 2  # side by side: no run had the machine to itself
-    timed.store.put(plan=plan)
+    timed.store.put(plan=plan, pace={})
     assert [one.seconds for one in timed.findings().reach] == [None, None]
-    together = tiny().findings()
-    assert [one.seconds for one in together.reach] == [None, None]
-    assert all("engine: fleet" in one.why_no_seconds for one in together.reach)
+
+
+def test_finalists_of_a_fleet_are_rerun_alone_for_their_seconds() -> None:
+    study = tiny()
+    pace = study.results().pace
+    assert set(pace) == {"sgd", "adam"}
+    assert all(0 < seconds < 1 for seconds in pace.values())
+    for one in study.findings().reach:
+        assert one.seconds == pytest.approx(one.median * pace[one.optimizer])
+    study.store.put(pace={})
+    untimed = study.findings().reach
+    assert [one.seconds for one in untimed] == [None, None]
+    assert all("engine: fleet" in one.why_no_seconds for one in untimed)
 
 
 def test_the_chosen_trial_has_the_best_validation_loss(done: tw.Study) -> None:

@@ -21,7 +21,9 @@ _HOMES = {
     "Runs": "thalweg.study.sweep",
     "Study": "thalweg.study.study",
     "compare": "thalweg.study.study",
+    "cost_table": "thalweg.study.profiles",
     "problem": "thalweg.study.problems",
+    "profiles": "thalweg.study.profiles",
     "sweep": "thalweg.study.sweep",
 }
 _PACKAGES = ("core", "datasets", "losses", "models", "optimizers", "regularizers", "schedules", "wrappers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import shlex
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import click
 
 from thalweg import __version__, terminal
 from thalweg.errors import ThalwegError, UserCodeError, UserError, unknown
+from thalweg.options import json_option, study_options
 from thalweg.study.export import TABLES, formats
 
 
@@ -61,66 +62,25 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def options(*added: Callable) -> Callable:
-    """Several click options as one decorator."""
-
-    def decorate(function: Callable) -> Callable:
-        for option in reversed(added):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, under the names of the Python attributes.")
-
-study_options = options(
-    click.option("-o", "--optimizer", "optimizers", multiple=True, metavar="NAME[KEY=VALUE,...]",
-                 help="An optimizer, or file.py:rule; repeat it. Several values or low..high are searched: 'sgd[momentum=0.9,0.99]'."),
-    click.option("--seeds", type=int, help="Fresh seeds on which each chosen configuration is rerun (a sweep: seeds of each run)."),
-    click.option("--steps", type=int, help="Updates a run."),
-    click.option("--epochs", type=float, help="Passes over the training rows, instead of --steps."),
-    click.option("--batch-size", type=int, help="Rows a batch."),
-    click.option("--full-batch", is_flag=True, default=None, help="All training rows in every batch."),
-    click.option("--schedule", multiple=True, metavar="NAME", help="A schedule of the learning rate; several are searched."),
-    click.option("--target", help="The column to predict, when the problem is a CSV file."),
-    click.option("--model", help="The model for a CSV file."),
-    click.option("--all-rows", is_flag=True, default=None, help="Train on all rows; scores are then training scores."),
-    click.option("--standardize/--no-standardize", default=None, help="Scale features by the training rows' mean and deviation."),
-    click.option("--data", metavar="DIR", help="Look for data files in this folder only."),
-    click.option("--out", metavar="DIR", help="The study's folder [default: outputs/<name>]. The same study there is resumed."),
-    click.option("--seed", type=int, help="Seed of the tuning runs; the final runs use the seeds after it."),
-    click.option("--engine", type=click.Choice(["auto", "fleet", "pool", "solo"]), help="How runs are trained [default: auto]."),
-    click.option("--device", help="cuda, mps or cpu [default: the best there is]."),
-    click.option("--precision", type=click.Choice(["full", "bf16"]), help="bf16: forwards under bfloat16 autocast; results are marked."),
-    click.option("--accumulate", type=int, metavar="N", help="Take each batch's gradient in N parts, which needs less memory."),
-    click.option("--memory", metavar="SIZE", help="How much a fleet may take beside the data, such as 4GB; larger ones are split."),
-    click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long (90s, 10m, 1h); run again to go on."),
-    click.option("--dry-run", is_flag=True, help="Say how many runs, which engine, how long and how much memory; train nothing."),
-    click.option("--live", is_flag=True, help="Serve the report to this machine's browser while the study runs; its address is printed."),
-    click.option("--port", type=click.IntRange(0, 65535), help="The live page's port [default: a free one]."),
-    click.option("--quiet", is_flag=True, help="No progress."),
-    json_option,
-)  # fmt: skip
-
-
 @commands.command()
-@click.argument("problem")
+@click.argument("problems", nargs=-1, required=True, metavar="PROBLEM...")
 @click.option("--budget", type=int, help="Tuning trials of each optimizer, its defaults among them [default: 16].")
 @click.option("--stop-early", is_flag=True, default=None, help="Stop the worse half of the trials after 1/4 and 1/2 of their steps.")
 @click.option("--try", "first", multiple=True, metavar="NAME[KEY=VALUE,...]", help="A configuration to try right after the defaults.")
 @study_options
-def compare(problem: str, **given: Any) -> None:
+def compare(problems: tuple[str, ...], **given: Any) -> None:
     """Tune several optimizers alike on PROBLEM, rerun each with fresh seeds, and say which to choose.
 
-    PROBLEM is a name (thalweg list problems), a CSV file with --target, file.py:object, or a study's .toml.
+    PROBLEM is a name (thalweg list problems), a CSV file with --target, file.py:object, or a study's .toml. Several problems are
+    compared one after the other, in folders of their own under --out, and then side by side on one page.
 
     \b
     thalweg compare digits-mlp
+    thalweg compare digits-mlp breast-cancer-logistic diabetes-linear
     thalweg compare fashion-mnist-cnn -o sgd -o adam --epochs 1 --budget 4
     thalweg compare mine.py:problem -o mine.py:myrule -o adam
     """
-    _study("compare", problem, {}, **given)
+    _studies("compare", problems, {}, **given)
 
 
 @commands.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -137,7 +97,7 @@ def sweep(ctx: click.Context, problem: str, **given: Any) -> None:
     thalweg sweep digits-mlp -o adam --lr 1e-5..1*32 --beta1 0.9,0.99
     """
     named, settings = _settings([problem, *ctx.args])
-    _study("sweep", named, settings, **given)
+    _studies("sweep", (named,), settings, **given)
 
 
 def _settings(arguments: list[str]) -> tuple[str, dict[str, Any]]:
@@ -161,9 +121,9 @@ def _settings(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     return problems[0], parse_settings(";".join(pairs), " ".join(arguments))
 
 
-def _study(
-    kind: str, problem: str, settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...], out: str | None,
-    time_text: str | None, memory: str | None, dry_run: bool, live: bool, port: int | None, quiet: bool, as_json: bool,
+def _studies(
+    kind: str, problems: tuple[str, ...], settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...],
+    out: str | None, time_text: str | None, memory: str | None, dry_run: bool, live: bool, port: int | None, quiet: bool, as_json: bool,
     first: tuple[str, ...] = (), **asked: Any,
 ) -> None:  # fmt: skip
     limit = terminal.seconds(time_text)
@@ -171,21 +131,58 @@ def _study(
         raise UserError("--port is the live page's; add --live")
     from thalweg.study import study as studies
     from thalweg.study.prepare import prepare
+    from thalweg.study.report import open_beside
 
     chosen: Any = list(schedule) if len(schedule) > 1 else (schedule[0] if schedule else None)
-    bench = prepare(problem, list(optimizers) or None, kind=kind, first=first, settings=settings, schedule=chosen, **asked)
+    benches = [prepare(p, list(optimizers) or None, kind=kind, first=first, settings=settings, schedule=chosen, **asked) for p in problems]
+    several = len(benches) > 1
+    folders = [Path(out or "outputs") / b.name if several else Path(out or f"outputs/{b.name}") for b in benches]
+    twice = next((b.name for b, folder in zip(benches, folders, strict=True) if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is named twice; name each problem once")
     if dry_run:
-        terminal.estimate(studies.estimate(bench, memory), as_json)
+        terminal.estimates({b.name: studies.estimate(b, memory) for b in benches}, as_json)
         return
-    folder = Path(out or f"outputs/{bench.name}")
     command = "thalweg " + shlex.join(sys.argv[1:])
+    end = None if limit is None else time.monotonic() + limit
+    done: list[studies.Study] = []
+    trained = False
+    for bench, folder in zip(benches, folders, strict=True):
+        left = None if end is None else max(0.0, end - time.monotonic())
+        if left == 0.0 and trained:  # every call makes headway, and begins nothing once its time is over
+            click.echo(f"time is over before {bench.name}; the same command goes on", err=True)
+            break
+        before = _stored(folder)
+        try:
+            with terminal.watched(folder, quiet or as_json, live, port) as progress:
+                done.append(studies.run(bench, folder, time=left, memory=memory, watch=progress, command=command))
+        except KeyboardInterrupt:
+            _interrupted(folder)
+            raise
+        trained = trained or _stored(folder) > before
+        if several and not as_json:
+            click.echo(f"\n{bench.name}")
+        if not (several and as_json):
+            terminal.present(done[-1], as_json)
+    if several:
+        page = open_beside(folders[: len(done)], Path(out or "outputs") / "side-by-side.html") if len(done) > 1 else None
+        terminal.beside({bench.name: study for bench, study in zip(benches, done, strict=False)}, page, as_json)
+
+
+def _stored(folder: Path) -> int:
+    """How many runs a folder's study holds."""
+    from thalweg.study.study import Study
+
     try:
-        with terminal.watched(folder, quiet or as_json, live, port) as progress:
-            study = studies.run(bench, folder, time=limit, memory=memory, watch=progress, command=command)
-    except KeyboardInterrupt:
-        _interrupted(folder)
-        raise
-    terminal.present(study, as_json)
+        study = Study.open(folder)
+    except ThalwegError:
+        return 0
+    try:
+        return len(study.table())
+    except ThalwegError:
+        return 0
+    finally:
+        study.close()
 
 
 def _interrupted(folder: Path) -> None:

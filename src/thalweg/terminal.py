@@ -156,6 +156,39 @@ def estimate(found: dict[str, Any], as_json: bool) -> None:
     click.echo(f"time: {took}")
 
 
+def estimates(found: Mapping[str, dict[str, Any]], as_json: bool) -> None:
+    """What a dry run of each study found."""
+    if as_json and len(found) > 1:
+        click.echo(jsonlib.dumps(found))
+        return
+    for name, one in found.items():
+        if len(found) > 1:
+            click.echo(f"{name}:")
+        estimate(one, as_json)
+
+
+def beside(studies: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
+    """What several studies come to: who won how often, how near the best each was over all, and where they are side by side."""
+    from thalweg.study.profiles import overall
+    from thalweg.study.report.side import summary
+
+    verdicts = {name: study.verdict for name, study in studies.items()}
+    found = overall(studies)
+    area = {} if found is None else {str(label): float(height) for label, height in found[1].area.items()}
+    measure = "" if found is None else found[0]
+    if as_json:
+        each = {name: _plain(verdict, studies[name].report()) for name, verdict in verdicts.items()}
+        profile = {"measure": measure, "area": area} if area else None
+        click.echo(jsonlib.dumps({"studies": each, "profile": profile, "report": None if page is None else str(page)}))
+        return
+    click.echo()
+    say([summary(verdicts)])
+    if area:
+        say([f"Area under the performance profile ({measure}; 1: always the best): {', '.join(f'{k} {v:.2f}' for k, v in area.items())}."])
+    if page is not None:
+        click.echo(f"side by side: {page}")
+
+
 def present(study: Any, as_json: bool, report: bool = True) -> None:
     """The verdict on standard output, and where the report is."""
     results = study.results()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -29,30 +30,59 @@ class Trial:
     peak: int
 
 
+PACE = 0.5
+"""Seconds for which a single run is timed."""
+
+
 class _Enough(Exception):
     """A trial has seen enough."""
 
 
 def trial(work: Work, way: str = "auto", taped: bool | None = None) -> Trial:
     """Train for a moment and look at what it takes: a dozen steps, fewer where they are slow or the run is short."""
+    work.memo.rig = None  # so that all that is taken is seen
+    with memory.Peak(torch.device(work.device)) as peak:
+        fleet, times = _started(work, way, taped, max(3, min(12, work.steps // 50)), lambda t: len(t) > 1 and _spent(t) > _patience(t))
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    seconds = min(gaps[1:] or gaps or [0.0])
+    update, gradient = fleet.update, fleet.gradient
+    known = fleet.lanes.memory + update.memory + max(gradient.peak, gradient.memory + update.peak)
+    return Trial(gradient.way, gradient.taped, seconds, len(work.lanes), gradient.peak, known if peak.bytes is None else peak.bytes)
+
+
+def pace(work: Work) -> float | None:
+    """Seconds that one update of a single run takes, evaluations aside: the median over a moment in which nothing else runs.
+
+    None where it diverges before there is anything to time.
+    """
+    _, times = _started(work, "apart", None, work.steps, lambda t: len(t) > 6 and _spent(t) > PACE)
+    gaps = sorted(b - a for a, b in itertools.pairwise(times[max(0, min(3, len(times) - 2)) :]))
+    return gaps[len(gaps) // 2] if gaps else None
+
+
+def _spent(times: list[float]) -> float:
+    return times[-1] - times[0]
+
+
+def _patience(times: list[float]) -> float:
+    return 0.2 if len(times) < 5 else 0.05
+
+
+def _started(work: Work, way: str, taped: bool | None, steps: int, enough: Callable[[list[float]], bool]) -> tuple[Fleet, list[float]]:
+    """A fleet after some steps, its rig left behind, and when each step was done."""
     times: list[float] = []
 
     def clock(done: int, alive: int, best: float) -> None:
         if work.device.startswith("cuda"):
             torch.cuda.synchronize()
         times.append(perf_counter())
-        if len(times) > 1 and times[-1] - times[0] > (0.2 if len(times) < 5 else 0.05):
+        if enough(times):
             raise _Enough
 
-    few = replace(work, steps=min(work.steps, max(3, min(12, work.steps // 50))), every=1, evaluations=(), test=False)
-    work.memo.rig = None  # so that all that is taken is seen
-    with torch.random.fork_rng(devices=cuda_devices(work)), memory.kept(), memory.Peak(torch.device(work.device)) as peak:
+    few = replace(work, steps=min(steps, work.steps), every=1, evaluations=(), test=False)
+    with torch.random.fork_rng(devices=cuda_devices(work)), memory.kept():
         fleet = Fleet(few, way, taped, ahead=work.steps)
         with contextlib.suppress(_Enough):
             fleet.train(clock)
     fleet.leave()
-    gaps = [b - a for a, b in itertools.pairwise(times)]
-    seconds = min(gaps[1:] or gaps or [0.0])
-    update, gradient = fleet.update, fleet.gradient
-    known = fleet.lanes.memory + update.memory + max(gradient.peak, gradient.memory + update.peak)
-    return Trial(gradient.way, gradient.taped, seconds, len(work.lanes), gradient.peak, known if peak.bytes is None else peak.bytes)
+    return fleet, times

@@ -28,7 +28,7 @@ class Reach:
     steps: a seed, the first evaluation at or beyond the goal, in updates done; inf where it was never reached, also where a run
     diverged later. reached: how many did. median: of the steps, inf where half of the runs or more never reached it; fastest,
     slowest: the extremes. samples: median steps x batch size. seconds: median of the seconds, None with the reason in
-    why_no_seconds where not every run was timed alone.
+    why_no_seconds where neither every run was trained alone nor the finalist rerun so.
     """
 
     optimizer: str
@@ -131,9 +131,13 @@ def _first(results: Results, row: dict, value: float) -> float:
 
 
 def _seconds(results: Results, own: pd.DataFrame, steps: np.ndarray) -> tuple[float | None, str]:
-    """The median seconds to the goal: the share of a run's own wall time that its share of the steps took."""
+    """The median seconds to the goal: the share of a run's own wall time that its share of the steps took; else its steps at the pace
+    of the finalist rerun alone."""
     whole = [results.solo_seconds.get(run) for run in own["id"]]
     if any(one is None for one in whole):
+        label = str(own["optimizer"].iloc[0])
+        if (pace := results.pace.get(label)) is not None:
+            return median(steps) * pace, ""
         engines = sorted({str(engine) for engine in own["engine"]})
         return None, f"not every run was timed alone (engine: {', '.join(engines)})"
     total = own["steps"].to_numpy(float)

@@ -100,6 +100,24 @@ def cost_table(studies: Mapping[str, Finished] | Iterable[Finished], what: What 
     return pd.DataFrame(rows, index=list(found))[common]
 
 
+MEASURES: tuple[tuple[What, str], ...] = (("steps", "updates to each study's own target"), ("error", "the error of the final runs"))
+"""What a profile may compare, the preferred first, and what it is called."""
+
+
+def overall(studies: Mapping[str, Finished]) -> tuple[str, Profiles] | None:
+    """What is compared, in words, and the profiles of several studies; None where they cannot be compared, such as unfinished ones."""
+    if len(studies) < 2:
+        return None
+    for what, measure in MEASURES:
+        try:
+            found = profiles(cost_table(studies, what))
+        except UserError:
+            continue
+        if np.isfinite(found.ratios.to_numpy()).any():
+            return measure, found
+    return None
+
+
 def _named(studies: Iterable[Finished]) -> dict[str, Results]:
     found: dict[str, Results] = {}
     for study in studies:

@@ -34,6 +34,8 @@ class Results:
     curves: run id -> Curve.
     seconds: phase -> wall seconds spent in it. classes: how many there are, where the targets are classes.
     solo_seconds: run id -> its wall seconds, only where it was trained alone, with nothing else running beside it.
+    pace: optimizer -> seconds of one update of its chosen configuration, rerun alone for a moment after the final runs;
+        None where that diverged at once.
     """
 
     kind: str
@@ -55,3 +57,4 @@ class Results:
     all_rows: bool = False
     classes: int | None = None
     solo_seconds: Mapping[str, float] = field(default_factory=dict)
+    pace: Mapping[str, float | None] = field(default_factory=dict)

@@ -28,7 +28,7 @@ from thalweg.study.prepare import Bench, prepare
 from thalweg.study.progress import View, Watch
 from thalweg.study.results import Results
 from thalweg.study.store import Store, address, flat, open_folder
-from thalweg.study.timing import solo_seconds
+from thalweg.study.timing import solo_seconds, time_finalists
 
 
 class Study(Outlets):
@@ -54,7 +54,7 @@ class Study(Outlets):
             environment=self.store.get("environment", {}), command=facts["command"], score=facts["score"], higher=facts["higher"],
             metrics=tuple(facts["metrics"]), optimizers=tuple(facts["optimizers"]), notes=tuple(facts["notes"]), counts=facts["counts"],
             planned=facts["planned"], runs=table, curves=self.store.curves(), seconds=self.store.seconds(), all_rows=facts["all_rows"],
-            classes=facts["classes"], solo_seconds=solo_seconds(self.store),
+            classes=facts["classes"], solo_seconds=solo_seconds(self.store), pace=self.store.get("pace", {}),
         )  # fmt: skip
 
     @property
@@ -234,8 +234,8 @@ def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None)
             chosen[spec.label] = (int(row["trial"]), row["config"])
     jobs = plan.finals(bench.spec, bench.rules, chosen, bench.fingerprint)
     study.store.put(facts={**study.store.get("facts"), "planned": {"tune": len(first), "final": len(jobs)}})
-    if jobs:
-        _phase(study, bench, jobs, end, watch)
+    if jobs and _phase(study, bench, jobs, end, watch) and (end is None or clock.monotonic() < end):
+        time_finalists(bench, jobs, study.store)
 
 
 def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | None, watch: Watch | None) -> bool:

@@ -9,17 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.errors import UserError
 from thalweg.study.effort import Reach
 from thalweg.study.findings import Findings
 from thalweg.study.judge import Verdict
 from thalweg.study.pool import WITHIN
-from thalweg.study.profiles import LIMIT, Profiles, What, cost_table, profiles
+from thalweg.study.profiles import LIMIT, Profiles, overall
 from thalweg.study.results import Results
 from thalweg.study.words import amount
-
-COSTS: tuple[tuple[What, str], ...] = (("steps", "updates to each study's own target"), ("error", "the error of the final runs"))
-"""What a profile may compare, the preferred first, and what it is called."""
 
 
 def measured(results: Results, verdict: Verdict) -> dict[str, Any]:
@@ -37,16 +33,8 @@ def measured(results: Results, verdict: Verdict) -> dict[str, Any]:
 
 def profile_of(studies: Mapping[str, Results]) -> dict[str, Any] | None:
     """The performance profile of several studies, name -> results; None where they cannot be compared, such as unfinished ones."""
-    if len(studies) < 2:
-        return None
-    for what, measure in COSTS:
-        try:
-            found = profiles(cost_table({name: _Held(results) for name, results in studies.items()}, what))
-        except UserError:
-            continue
-        if np.isfinite(found.ratios.to_numpy()).any():
-            return _profile(found, measure)
-    return None
+    found = overall({name: _Held(results) for name, results in studies.items()})
+    return None if found is None else _profile(found[1], found[0])
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,9 @@ def _targets(results: Results, found: Findings) -> dict[str, Any]:
         "good. The median over all seeds, and the range; a seed that does not get there, or diverges, counts as never."
     )
     if any(one.seconds is None for one in found.reach):
-        caption += " Seconds only where every run was timed alone."
+        caption += " Seconds only where runs were timed alone."
+    elif results.pace and not results.solo_seconds:
+        caption += " Seconds: these updates at the pace of a run alone, timed for a moment after the final runs, evaluations aside."
     rows = [
         {
             "optimizer": one.optimizer, "reached": one.reached, "of": len(one.steps), "steps": _range(one), "samples": one.samples,
