@@ -130,6 +130,15 @@ def rows(batch: Batch) -> int:
     return counts.pop()
 
 
+def leaves(batch: Any) -> list[Any]:
+    """The tensors of a batch, in order; plain tuples and lists of tensors, the usual case, at little cost."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    if type(batch) in (tuple, list):
+        return [leaf for part in batch for leaf in ((part,) if isinstance(part, Tensor) else leaves(part))]
+    return tree_flatten(batch)[0]
+
+
 def take(batch: Batch, index: Tensor) -> Batch:
     """The rows at `index`, of any shape; new leading dimensions are those of the index."""
     if isinstance(batch, tuple) and all(isinstance(leaf, Tensor) for leaf in batch):  # the usual case, at no cost

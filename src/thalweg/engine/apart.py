@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from thalweg.core.problem import leaves
 from thalweg.engine.cache import remembered
 from thalweg.engine.gradient import Gradient, compare, measure
 from thalweg.engine.lanes import Lanes, length
@@ -33,7 +34,7 @@ class Apart(Gradient):
     def __call__(
         self, batch: Any, masks: Sequence[Tensor], live: Sequence[int], check: bool = False, seed: Callable[[int], None] | None = None
     ) -> dict[str, Tensor]:
-        self.stepper.train()
+        self.ready()
         after = {n: b.clone() for n, b in self.lanes.buffers.items()}
         slices = [(k, self.slice(batch, masks, k)) for k in live]
         if not slices:
@@ -106,7 +107,7 @@ class Apart(Gradient):
         return [loss, *slopes, *(named[n] for n in self.lanes.buffers)]
 
     def _run(self, program: Program, k: int, given: tuple[Any, list[Tensor]], after: Mapping[str, Tensor]) -> None:
-        ends = program(*self.lanes.one(k).values(), *tree_flatten(given)[0])
+        ends = program(*self.lanes.one(k).values(), *leaves(given))
         with torch.no_grad():
             self._write(k, ends, after)
 

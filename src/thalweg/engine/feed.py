@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
-from thalweg.core.problem import to
+from thalweg.core.problem import leaves, to
 from thalweg.core.stream import Stream
 from thalweg.engine.work import Work, stream
 
@@ -23,6 +23,7 @@ class Feed:
         self.held: dict[Any, Any] = {}
         self.flow: Iterator[Any] | None = None
         self.data = None if isinstance(work.problem.train, Stream) else to(work.problem.train, self.device)
+        self.leaves = leaves(self.data) if self.data is not None else []
 
     def begin(self, work: Work, seeds: Sequence[int]) -> None:
         """From here on the batches of these lanes, from their first."""
@@ -61,15 +62,12 @@ class Feed:
             return self.held[index.shape]
         flat = index.reshape(-1)
 
-        def gather(leaf: Tensor, place: Tensor) -> None:
+        for leaf, place in zip(self.leaves, leaves(self.held[index.shape]), strict=True):
             torch.index_select(leaf, 0, flat, out=place.view(len(flat), *leaf.shape[1:]))
-
-        tree_map(gather, self.data, self.held[index.shape])
         return self.held[index.shape]
 
     def _keep(self, batch: Any) -> Any:
-        leaves = tree_flatten(batch)[0]
-        key = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = tuple((leaf.shape, leaf.dtype) for leaf in leaves(batch))
         if key not in self.held:
             self.held[key] = batch
         else:

@@ -36,26 +36,30 @@ SPARSE = 0.75
 """Dead lanes are carried along until no more than this share is alive; then they are taken out, and the step is recorded anew."""
 
 
-def run(work: Work, progress: Progress | None = None, way: str = "auto", taped: bool | None = None) -> list[Outcome]:
+def run(
+    work: Work, progress: Progress | None = None, way: str = "auto", taped: bool | None = None, ahead: int | None = None
+) -> list[Outcome]:
     """Train all lanes of the work; one outcome a lane, in order.
 
     way: how gradients are taken: "together" under vmap, "apart" lane by lane, "threads" lane by lane on a thread a core, or "auto".
-    taped: whether steps are replayed from a recording where they can be; None: where that pays. Where memory runs out, the fleet is halved.
+    taped: whether steps are replayed from a recording where they can be; None: where that pays. ahead: steps for which a recording
+    serves, where fleets of the same kind follow. Where memory runs out, the fleet is halved.
     """
     with torch.random.fork_rng(devices=cuda_devices(work)), memory.kept():
         try:
-            return _train(work, progress, way, taped)
+            return _train(work, progress, way, taped, ahead)
         except Drifted:
-            return _train(work, progress, way, False)
+            return _train(work, progress, way, False, ahead)
         except (RuntimeError, MemoryError) as error:
             if len(work.lanes) == 1 or not out_of_memory(error):
                 raise
     half = len(work.lanes) // 2
-    return [outcome for part in (work.lanes[:half], work.lanes[half:]) for outcome in run(work.with_lanes(part), progress, way, taped)]
+    parts = [work.with_lanes(part) for part in (work.lanes[:half], work.lanes[half:])]
+    return [outcome for part in parts for outcome in run(part, progress, way, taped, ahead)]
 
 
-def _train(work: Work, progress: Progress | None, way: str, taped: bool | None) -> list[Outcome]:
-    fleet = Fleet(work, way, taped)
+def _train(work: Work, progress: Progress | None, way: str, taped: bool | None, ahead: int | None) -> list[Outcome]:
+    fleet = Fleet(work, way, taped, ahead)
     outcomes = fleet.train(progress)
     fleet.leave()
     return outcomes
@@ -64,7 +68,7 @@ def _train(work: Work, progress: Progress | None, way: str, taped: bool | None) 
 class Fleet:
     """The state of a run: its rig, its update, and the records of lanes that are gone.
 
-    way, taped: as in `run`. ahead: steps of the whole, of which this may be a trial.
+    way, taped, ahead: as in `run`.
     """
 
     def __init__(self, work: Work, way: str = "auto", taped: bool | None = None, ahead: int | None = None) -> None:
@@ -143,11 +147,11 @@ class Fleet:
         loss, norm, last = self.lanes.loss, self.lanes.norm, t == self.work.steps
         if t == 0:
             self.limit = LIMIT * loss.abs().clamp(min=1.0)
-        fine = loss.isfinite() & (loss <= self.limit)
-        if not last:  # nothing is done with the gradient of the last record
-            fine &= norm.isfinite()
-        self.died = torch.where(self.ok & ~fine, t, self.died)
-        self.ok.logical_and_(fine)
+        # nothing is done with the gradient of the last record
+        fine = (loss <= self.limit).logical_and_((loss if last else loss + norm).isfinite())
+        if self.device.type != "cpu" or not bool(fine.all()):
+            self.died = torch.where(self.ok & ~fine, t, self.died)
+            self.ok.logical_and_(fine)
         if last or self.work.recorded(t):
             now = rates(self.specs, ["lr"] if "lr" in self.update.bound.data else [], t).get("lr", [np.nan] * len(self.specs))
             shown = norm if self.rule.gradient and not last else torch.full_like(norm, torch.nan)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from thalweg.core.problem import leaves
 from thalweg.engine import noise
 from thalweg.engine.lanes import Lanes
 from thalweg.engine.program import Program
@@ -49,6 +50,11 @@ class Gradient:
         seed: called with a lane's number before its forward, where that draws random numbers by itself."""
         raise NotImplementedError
 
+    def ready(self) -> None:
+        """Put the model into training mode, where it is not."""
+        if not self.stepper.training:
+            self.stepper.train()
+
     def lose(self, named: Mapping[str, Tensor], batch: Any, masks: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One lane's loss, and its buffers after the forward."""
         tensors = {f"module.{n}": tensor for n, tensor in named.items()}
@@ -67,7 +73,7 @@ class Gradient:
         return cut(batch, masks, self.accumulate, axis, self.smoothed)
 
     def key(self, batch: Any, masks: Sequence[Tensor]) -> Any:
-        return tuple((tuple(leaf.shape), leaf.dtype) for leaf in tree_flatten((batch, list(masks)))[0])
+        return tuple((leaf.shape, leaf.dtype) for leaf in leaves((batch, *masks)))
 
     @property
     def memory(self) -> int:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
 
 from thalweg.core.batches import step_seed
+from thalweg.core.problem import leaves
 from thalweg.errors import UserError
 
 
@@ -97,9 +97,10 @@ class Paired:
 
         one: without a dimension of lanes, which then share a seed. rates: each lane's dropout probability, in place of the model's own.
         """
-        if _shapes(batch) not in self.calls:
+        shapes = _shapes(batch)
+        if shapes not in self.calls:
             self._note(batch)
-        calls = self.calls[_shapes(batch)]
+        calls = self.calls[shapes]
         if not calls:
             return []
         kinds: list[tuple[int, float | None]] = list(zip(seeds, rates if rates is not None else [None] * len(seeds), strict=True))
@@ -108,7 +109,7 @@ class Paired:
 
 
 def _shapes(batch: Any) -> tuple[Any, ...]:
-    return tuple(leaf.shape for leaf in tree_flatten(batch)[0])
+    return tuple(leaf.shape for leaf in leaves(batch))
 
 
 def _list(forward: Callable[[], Any], device: torch.device, every: bool) -> tuple[list[Call], bool]:

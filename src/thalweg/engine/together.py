@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten
 
+from thalweg.core.problem import leaves
 from thalweg.engine.gradient import Gradient, compare
 from thalweg.engine.lanes import Lanes, length
 from thalweg.engine.program import Program
@@ -28,14 +28,14 @@ class Together(Gradient):
         self, batch: Any, masks: Sequence[Tensor], live: Sequence[int], check: bool = False, seed: Callable[[int], None] | None = None
     ) -> dict[str, Tensor]:
         assert seed is None, "draws of its own are taken lane by lane"
-        self.stepper.train()
+        self.ready()
         key = self.key(batch, masks)
         if self.taped and key not in self.tapes:
             self._bind(key, batch, masks)
         if not self.taped:
             return self._plain(batch, masks)
         held, program = self.tapes[key]
-        for mine, new in zip(held, tree_flatten((batch, list(masks)))[0], strict=True):
+        for mine, new in zip(held, leaves((batch, *masks)), strict=True):
             if mine is not new:
                 mine.copy_(new)
         ends = program()
@@ -46,7 +46,7 @@ class Together(Gradient):
     def _bind(self, key: Any, batch: Any, masks: Sequence[Tensor]) -> None:
         lanes = self.lanes
         masks = [mask.clone() for mask in masks]
-        held = tree_flatten((batch, masks))[0]
+        held = leaves((batch, *masks))
         known = [*lanes.points.values(), *lanes.constants.values(), *lanes.buffers.values(), *held]
         places = [lanes.loss, lanes.norm, *lanes.g]
         tape = self._record(lambda *_: self._answer(batch, masks), [*known, *places])

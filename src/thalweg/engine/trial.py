@@ -55,7 +55,7 @@ def pace(work: Work) -> float | None:
 
     None where it diverges before there is anything to time.
     """
-    _, times = _started(work, "apart", None, work.steps, lambda t: len(t) > 6 and _spent(t) > PACE)
+    _, times = _started(work, "auto", None, work.steps, lambda t: len(t) > 6 and _spent(t) > PACE)
     gaps = sorted(b - a for a, b in itertools.pairwise(times[max(0, min(3, len(times) - 2)) :]))
     return gaps[len(gaps) // 2] if gaps else None
 

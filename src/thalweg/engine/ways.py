@@ -54,9 +54,10 @@ def pick(
         together.taped = apart.taped = pays == "yes"
     # convolutions of several lanes are no faster as one, on a processor
     heavy = device.type == "cpu" and any(isinstance(m, nn.modules.conv._ConvNd) for m in together.stepper.modules())
-    if lanes == 1 and way != "together":
-        way = "apart"
-    if way == "auto" and (not apart.taped or steps < WORTH or (heavy and steps * lanes < MANY)):
+    if lanes == 1 and way == "auto":  # what calls cost counts most, and together they are fewest
+        brief = apart.taped and not heavy and known("lone", ("yes", "no"), lambda: "no" if seconds > LONG else "yes") == "yes"
+        way = "together" if brief else "apart"
+    elif way == "auto" and (not apart.taped or steps < WORTH or (heavy and steps * lanes < MANY)):
         # few cores share an operation well, many do not
         long = "threads" if apart.taped and (cores > 4 or not heavy) else "apart"
         way = known("guess", WAYS[1:], lambda: long if seconds > LONG or heavy else "together")

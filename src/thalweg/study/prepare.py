@@ -61,7 +61,7 @@ class Bench:
             problem, rule, lanes, lambda seed: plan.fresh(problem, seed), spec.steps, spec.batch_size, self.wrappers,
             every=max(1, spec.steps // 200), evaluations=tuple(marks.tolist()), test=jobs[0].phase == "final",
             device=self.device, keep_weights=False, rungs=tuple(rungs), precision=spec.precision, accumulate=spec.accumulate,
-            memo=self.memo,
+            varied=frozenset(next(o.search for o in spec.optimizers if o.label == jobs[0].optimizer)), memo=self.memo,
         )  # fmt: skip
 
 

@@ -277,5 +277,8 @@ def train_group(
         begin(group)
     began = clock.perf_counter()
     work = bench.work(group.jobs)
-    outcomes = fleet.run(work, progress, choice.way) if choice.engine == "fleet" else solo.run(work, progress)
+    if choice.engine == "fleet":
+        outcomes = fleet.run(work, progress, choice.way)
+    else:
+        outcomes = solo.run(work, progress, ahead=bench.spec.steps * bench.spec.budget)
     return outcomes, choice.engine, clock.perf_counter() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -204,12 +205,13 @@ def sweep(
 def run(work: Work, choice: choose.Choice, progress: Progress | None = None) -> list[Outcome]:
     """Train the lanes of a work on the chosen engine."""
     if choice.engine != "pool":
-        size = choice.lanes if choice.engine == "fleet" else 1
+        size = choice.lanes if choice.engine == "fleet" else len(work.lanes)
         pieces = [work.lanes[i : i + size] for i in range(0, len(work.lanes), size)]
         with threads_of(choice.threads):
             return [outcome for piece in pieces for outcome in _piece(work.with_lanes(piece), choice, progress)]
     ends: dict[int, Outcome] = {}
-    for k, (outcome,) in local.map(_alone, list(work.lanes), shared=work.with_lanes([]), workers=choice.workers):
+    ahead = work.steps * math.ceil(len(work.lanes) / choice.workers)
+    for k, (outcome,) in local.map(_alone, list(work.lanes), shared=(work.with_lanes([]), ahead), workers=choice.workers):
         ends[k] = outcome
         if progress is not None:
             progress(work.steps, len(work.lanes) - len(ends), float("nan"))
@@ -220,8 +222,9 @@ def _piece(work: Work, choice: choose.Choice, progress: Progress | None) -> list
     return fleet.run(work, progress, choice.way) if choice.engine == "fleet" else solo.run(work, progress)
 
 
-def _alone(work: Work, lane: Lane) -> list[Outcome]:
-    return solo.run(work.with_lanes([lane]))
+def _alone(shared: tuple[Work, int], lane: Lane) -> list[Outcome]:
+    work, ahead = shared
+    return solo.run(work.with_lanes([lane]), ahead=ahead)
 
 
 def _homes(model: nn.Module) -> dict[str, str]:
