@@ -240,7 +240,7 @@ def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
 def first_use(side: str, device: str) -> None:
     """What a side loads when it is first used; the rule is another than the row's, so that it compiles nothing for it."""
     torch.manual_seed(0)
-    row = Row("", nn.Linear(3, 1), F.mse_loss, (torch.rand(8, 3), torch.rand(8, 1)), [0.1, 0.2], 4, 2)
+    row = Row("", nn.Linear(3, 2), F.cross_entropy, (torch.rand(8, 3), torch.randint(2, (8,))), [0.1, 0.2], 4, 2)
     if side in LOOPS[device]:
         by_hand(row, device)
         return

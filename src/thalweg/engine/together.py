@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.core.problem import leaves
@@ -67,8 +67,13 @@ class Together(Gradient):
 
         for share, rows, own in self.parts(batch, masks, 0 if dims[2] is None else 1):
             if self.slopes:
-                call = vmap(grad_and_value(one, has_aux=True), in_dims=dims, randomness="same")
-                slopes, (part, after) = call(lanes.points, others, rows, own)
+                # lanes do not meet: the gradient of the sum of their losses is each one's own
+                with torch.enable_grad():
+                    points = {n: x.detach().requires_grad_() for n, x in lanes.points.items()}
+                    part, after = vmap(one, in_dims=dims, randomness="same")(points, others, rows, own)
+                    found = torch.autograd.grad(part.sum(), list(points.values()), materialize_grads=True)
+                slopes = dict(zip(points, found, strict=True))
+                part, after = part.detach(), {n: tensor.detach() for n, tensor in after.items()}
                 pieces = [[slopes[n].reshape(len(part), -1) for n in b.names] for b in lanes.blocks]
                 g = [_sum(was, share, torch.cat(p, 1) if len(p) > 1 else p[0]) for was, p in zip(g, pieces, strict=True)]
             else:
