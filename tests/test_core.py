@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import thalweg as tw
 from thalweg.core import catalogue, problem
-from thalweg.schedules import constant, cosine, warmup
+from thalweg.schedules import constant, cosine, multistep, piecewise, step, warmup
 
 SIZES = st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 SEEDS = st.integers(0, 2**63)
@@ -173,12 +173,73 @@ def test_a_short_run_warms_up_for_one_step_at_least():
     assert [warmup(total=3)(t) for t in range(3)] == [0.0, 1.0, 1.0]
 
 
+EXAMPLES = {
+    "constant": {}, "inverse_sqrt": {}, "polynomial": {}, "exponential": {"rate": 0.05}, "factor": {"factor": 0.9, "floor": 0.1},
+    "multistep": {"milestones": [12, 30]}, "piecewise": {"milestones": [12, 30], "values": [1.0, 0.5, 0.2]}, "step": {"every": 15},
+}  # fmt: skip
+
+
+def example(name, **more):
+    """A schedule of the shelf with arguments that make sense over 40 updates."""
+    return catalogue.shelf("schedules")[name](**EXAMPLES.get(name, {"total": 40}), **more)
+
+
+# t updates done, and the multiplier as written in the sources
+WORKED = [
+    ("linear", {"total": 40}, {0: 1.0, 10: 0.75, 40: 0.0, 50: 0.0}),
+    ("linear", {"total": 50, "floor": 0.2, "warmup": 10}, {0: 0.0, 5: 0.5, 10: 1.0, 30: 0.6, 50: 0.2}),
+    ("exponential", {"rate": 0.1}, {0: 1.0, 10: math.exp(-1), 1000: math.exp(-100)}),
+    ("polynomial", {"beta": 0.1, "alpha": 0.5}, {0: 1.0, 30: 0.5, 990: 0.1}),
+    ("inverse_sqrt", {}, {0: 1.0, 3: 0.5, 99: 0.1}),
+    ("inverse_sqrt", {"warmup": 100}, {0: 0.0, 50: 0.5, 100: 1.0, 103: 0.5}),
+    ("factor", {"factor": 0.5, "floor": 0.2}, {0: 1.0, 1: 0.5, 2: 0.25, 3: 0.2, 50: 0.2}),
+    ("step", {"every": 30}, {0: 1.0, 29: 1.0, 30: 0.1, 59: 0.1, 60: 0.01, 90: 0.001}),
+    ("multistep", {"milestones": [30, 60, 90], "gamma": 0.1}, {0: 1.0, 29: 1.0, 30: 0.1, 60: 0.01, 90: 0.001, 500: 0.001}),
+    ("multistep", {"milestones": [30], "gamma": 0.1, "warmup": 10}, {0: 0.0, 5: 0.5, 29: 1.0, 30: 0.1}),
+    ("piecewise", {"milestones": [3, 5], "values": [1.0, 0.5, 2.0]}, {0: 1.0, 2: 1.0, 3: 0.5, 4: 0.5, 5: 2.0, 9: 2.0}),
+    ("wsd", {"total": 100, "warmup": 10}, {0: 0.0, 5: 0.5, 10: 1.0, 80: 1.0, 90: 0.5, 100: 0.0, 200: 0.0}),
+    ("wsd", {"total": 100, "decay": 40, "floor": 0.1}, {0: 1.0, 60: 1.0, 80: 0.55, 100: 0.1}),
+    ("one_cycle", {"total": 100}, {0: 0.04, 15: 0.52, 30: 1.0, 65: 0.500002, 100: 4e-6, 150: 4e-6}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "values"), WORKED, ids=lambda v: v if isinstance(v, str) else "")
+def test_schedules_have_their_worked_values(name, arguments, values):
+    f = catalogue.shelf("schedules")[name](**arguments)
+    assert {t: f(t) for t in values} == pytest.approx(values, rel=1e-12, abs=1e-15)
+
+
+def test_schedules_agree_with_those_of_torch():
+    theirs = torch.optim.lr_scheduler
+    pairs = [
+        (example("linear"), theirs.LinearLR, {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 40}),
+        (example("exponential"), theirs.ExponentialLR, {"gamma": math.exp(-0.05)}),
+        (example("step"), theirs.StepLR, {"step_size": 15}),
+        (example("multistep"), theirs.MultiStepLR, {"milestones": [12, 30]}),
+        (cosine(total=40), theirs.CosineAnnealingLR, {"T_max": 40}),
+        (example("one_cycle"), theirs.OneCycleLR, {"max_lr": 1.0, "total_steps": 41, "pct_start": 12.0 / 41 + 1 / 41}),
+    ]
+    for ours, make, arguments in pairs:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = make(optimizer, **arguments)
+        for t in range(40):
+            assert ours(t) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-9), (make.__name__, t)
+            optimizer.step()
+            scheduler.step()
+
+
+@pytest.mark.parametrize("name", sorted(set(catalogue.shelf("schedules")) - {"constant", "one_cycle", "warmup"}))
+def test_a_warm_up_rises_from_zero_to_where_the_schedule_begins(name):
+    f, plain = example(name, warmup=10), example(name)
+    assert [f(t) for t in range(11)] == pytest.approx([t / 10 * plain(0) for t in range(11)], rel=1e-12)
+
+
 @pytest.mark.parametrize("name", catalogue.shelf("schedules"))
 def test_schedules_know_their_name_and_source(name):
     make = catalogue.shelf("schedules")[name]
     assert make.name == name
     assert make.doc
-    f = make() if name == "constant" else make(total=40)
+    f = example(name)
     assert f.label.startswith(f"{name}(")
     assert all(0.0 <= f(t) <= 1.0 for t in range(60))
     assert all(isinstance(f(t), float) for t in range(60))
@@ -196,6 +257,11 @@ def test_schedules_know_their_name_and_source(name):
         (lambda: cosine(total=math.nan), "total = nan"),
         (lambda: warmup(total=10, warmup=-1), "warmup = -1 must be at least 0"),
         (lambda: constant(0.5), "constant"),
+        (lambda: multistep(milestones=30), r"multistep: milestones = 30 must be several numbers, such as \[30, 60\]"),
+        (lambda: multistep(milestones=[60, 30]), "milestones = .* must grow"),
+        (lambda: multistep(milestones=[30, math.inf]), "milestones = .* must be finite numbers"),
+        (lambda: piecewise(milestones=[3], values=[1.0]), "1 milestones need 2 values"),
+        (lambda: step(every=0), "step: every = 0 must be at least 1"),
     ],
 )
 def test_wrong_schedules_are_told_in_a_sentence(make, words):

@@ -35,15 +35,12 @@ def schedule(make: Callable[..., Multiplier]) -> Callable[..., Multiplier]:
         except TypeError as error:
             raise UserError(f"{name}: {error}; it takes {', '.join(signature.parameters) or 'no argument'}") from None
         for key, value in given.items():
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-                raise UserError(f"{name}: {key} = {value!r} must be a finite number")
-            if value is not None and (value < 0 or (key == "total" and value < 1)):
-                raise UserError(f"{name}: {key} = {value} must be {'at least 1' if key == 'total' else 'at least 0'}")
+            _check(name, key, value)
         total, warm = given.get("total"), given.get("warmup")
         if total is not None and warm is not None and warm > total:
             raise UserError(f"{name}: warmup = {warm} is longer than total = {total}, which includes it")
         f = make(*args, **kwargs)
-        f.label = f"{name}({', '.join(f'{k}={v:g}' if isinstance(v, int | float) else f'{k}={v}' for k, v in given.items())})"  # type: ignore[attr-defined]
+        f.label = f"{name}({', '.join(f'{k}={_text(v)}' for k, v in given.items())})"  # type: ignore[attr-defined]
         return f
 
     checked.shelf = "schedules"  # type: ignore[attr-defined]
@@ -52,6 +49,33 @@ def schedule(make: Callable[..., Multiplier]) -> Callable[..., Multiplier]:
     return checked
 
 
-def warmed(f: Multiplier, warmup: int) -> Multiplier:
-    """f behind a linear warm-up from 0: f(t) * t / warmup while t < warmup."""
+def _check(name: str, key: str, value: Any) -> None:
+    """Raise UserError where an argument is not a finite number that is not negative, or, for milestones and values, several."""
+    several = key in ("milestones", "values")
+    if several and not isinstance(value, list | tuple):
+        raise UserError(f"{name}: {key} = {value!r} must be several numbers, such as [30, 60]")
+    for number in value if several else [value]:
+        if number is None:
+            continue
+        if not (isinstance(number, int | float) and math.isfinite(number)):
+            raise UserError(f"{name}: {key} = {value!r} must be {'finite numbers' if several else 'a finite number'}")
+        if number < 0 or (key in ("total", "every") and number < 1):
+            raise UserError(f"{name}: {key} = {value} must be {'at least 1' if key in ('total', 'every') else 'at least 0'}")
+    if key == "milestones" and list(value) != sorted(set(value)):
+        raise UserError(f"{name}: milestones = {value} must grow")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(_text(part) for part in value)
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def ramped(f: Multiplier, warmup: int) -> Multiplier:
+    """f behind a linear warm-up from 0: t / warmup of it while t < warmup."""
     return lambda t: f(t) * min(t / warmup, 1.0) if warmup > 0 else f(t)
+
+
+def warmed(f: Multiplier, warmup: int) -> Multiplier:
+    """f, counted from the end of a linear warm-up from 0 to f(0)."""
+    return ramped(lambda t: f(max(t - warmup, 0)), warmup)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from thalweg.core.problem import take, to
 from thalweg.core.stream import Stream
-from thalweg.engine import memory
+from thalweg.engine import memory, noise
 from thalweg.engine.bound import Layout
 from thalweg.engine.work import Stepper, Work, stream, user_code
 from thalweg.errors import UserError
@@ -27,13 +27,14 @@ class Glance:
     """layout: the parameters that the loss reaches. seconds: of one lane's forward and backward, called as they are.
 
     kept: bytes of a lane's parameters and buffers. peak: bytes that forward and backward took beside them, gradients among them; an
-    estimate where the system does not tell.
+    estimate where the system does not tell. still: whether no random numbers were drawn.
     """
 
     layout: Layout
     seconds: float
     kept: int
     peak: int
+    still: bool
 
 
 def glance(work: Work, module: nn.Module | None = None) -> Glance:
@@ -56,8 +57,8 @@ def _look(work: Work, module: nn.Module) -> Glance:
     stepper = Stepper(module, work.problem, work.precision).train()
 
     def once() -> tuple[float, Sequence[Tensor | None]]:
-        began = perf_counter()
         torch.manual_seed(0)
+        began = perf_counter()
         slopes = torch.autograd.grad(_checked(stepper(batch)), [p for _, p in candidates], allow_unused=True)
         if work.device.startswith("cuda"):
             torch.cuda.synchronize()
@@ -72,13 +73,16 @@ def _look(work: Work, module: nn.Module) -> Glance:
             del slopes
             with memory.Peak(torch.device(work.device)) as peak:
                 _, slopes = once()
+        after = noise.states(torch.device(work.device))
+        torch.manual_seed(0)
+        still = all(map(torch.equal, after, noise.states(torch.device(work.device))))
     reached = [(n, p) for (n, p), slope in zip(candidates, slopes, strict=True) if slope is not None]
     kinds = {p.dtype for _, p in reached}
     if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
         raise UserError(f"all trained parameters must be of one real dtype, not {', '.join(sorted(map(str, kinds)))}")
     layout = Layout(tuple(n for n, _ in reached), tuple(p.shape for _, p in reached), kinds.pop())
     kept = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
-    return Glance(layout, seconds, kept, 4 * kept if peak.bytes is None else peak.bytes)
+    return Glance(layout, seconds, kept, 4 * kept if peak.bytes is None else peak.bytes, still)
 
 
 def _checked(loss: Any) -> Tensor:

@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def joined(tape: Tape) -> Tape:
         return tape
     wanted = {ref.number for ref in tape.outputs}
     runs: dict[Any, list[Node]] = {}
-    nodes: list[Node] = []
+    nodes: list[Node | _Loop] = []
     home: dict[int, Any] = {}
     readers: dict[int, list[Node]] = {}
     for node in tape.nodes:
@@ -91,9 +92,11 @@ def joined(tape: Tape) -> Tape:
         made = {out for node in run for out in node.outs}
         for out in made:
             home.pop(out)
+        if len(run) < SHORT:
+            nodes.extend(run)
+            return
         ends = [o for o in made if o in wanted or any(all(reader is not inner for inner in run) for reader in readers.get(o, []))]
-        compiled = _compiled(tape, key, run, sorted(ends)) if len(run) >= SHORT else None
-        nodes.extend([compiled] if compiled is not None else run)
+        nodes.append(_written(tape, key, run, sorted(ends)))
 
     for node in tape.nodes:
         key = _key(tape, node)
@@ -107,7 +110,10 @@ def joined(tape: Tape) -> Tape:
         home.update(dict.fromkeys(node.outs, key))
     for key in list(runs):
         close(key)
-    tape.nodes = nodes
+    sources = list(dict.fromkeys(node.source for node in nodes if isinstance(node, _Loop)))
+    with ThreadPoolExecutor(max(1, min(8, len(sources)))) as pool:  # compilers side by side
+        calls = dict(zip(sources, pool.map(load, sources), strict=True))
+    tape.nodes = [done for node in nodes for done in ([node] if isinstance(node, Node) else node.nodes(calls[node.source]))]
     return tape
 
 
@@ -161,8 +167,27 @@ def _reach(given: Value, value: Value) -> str | None:
     return None
 
 
-def _compiled(tape: Tape, key: Any, run: Sequence[Node], ends: Sequence[int]) -> Node | None:
-    """A run as one operation."""
+@dataclass(frozen=True)
+class _Loop:
+    """A run written as C. ends: the values that are needed outside it."""
+
+    source: str
+    run: Sequence[Node]
+    shape: torch.Size
+    inputs: Sequence[int]
+    ends: Sequence[int]
+    numbers: Sequence[float]
+
+    def nodes(self, call: Any) -> Sequence[Node]:
+        """The run as one operation, or as it was where it did not compile."""
+        if call is None:
+            return self.run
+        kernel = Kernel(call, self.shape[0], torch.Size(self.shape[1:]).numel(), tuple(self.numbers))
+        return [Node(kernel, tuple(Ref(n) for n in self.inputs), {}, tuple(self.ends))]
+
+
+def _written(tape: Tape, key: Any, run: Sequence[Node], ends: Sequence[int]) -> _Loop:
+    """A run as a loop of C."""
     shape, dtype = key
     inputs: dict[int, str] = {}  # number -> its parameter
     names: dict[int, str] = {}  # number -> its variable, by place, so that the same run of another tape is the same text
@@ -217,11 +242,7 @@ void run(long rows, long columns, {", ".join([*inputs.values(), *outs])}{scalars
     }}
 }}
 """
-    call = load(source)
-    if call is None:
-        return None
-    columns = torch.Size(shape[1:]).numel()
-    return Node(Kernel(call, shape[0], columns, tuple(numbers)), tuple(Ref(n) for n in inputs), {}, tuple(ends))
+    return _Loop(source, run, torch.Size(shape), list(inputs), ends, numbers)
 
 
 # --- the compiler

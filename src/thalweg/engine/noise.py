@@ -78,13 +78,14 @@ class Paired:
 
     forward()(batch): one lane's plain forward, held weakly.
     other: whether it draws random numbers besides dropout's; such a fleet must share
-    one seed, and the forward draws for itself. every: dropout layers whose own probability is 0 count too.
+    one seed, and the forward draws for itself. every: dropout layers whose own probability is 0 count too. still: it is known to draw
+    nothing.
     """
 
-    def __init__(self, forward: Callable[[], Any], device: torch.device, batch: Any, every: bool = False) -> None:
-        self.forward, self.device, self.every = forward, device, every
+    def __init__(self, forward: Callable[[], Any], device: torch.device, batch: Any, every: bool = False, still: bool = False) -> None:
+        self.forward, self.device, self.every, self.still = forward, device, every, still and not every
         self.calls: dict[tuple[Any, ...], list[Call]] = {}
-        self.other = self._note(batch)
+        self.other = False if self.still else self._note(batch)
 
     def _note(self, batch: Any) -> bool:
         """List the dropout calls of a forward of this batch's shape; say whether it draws other random numbers."""
@@ -97,6 +98,8 @@ class Paired:
 
         one: without a dimension of lanes, which then share a seed. rates: each lane's dropout probability, in place of the model's own.
         """
+        if self.still:
+            return []
         shapes = _shapes(batch)
         if shapes not in self.calls:
             self._note(batch)
@@ -116,14 +119,15 @@ def _list(forward: Callable[[], Any], device: torch.device, every: bool) -> tupl
     with torch.random.fork_rng(), _List(every) as mode, torch.no_grad():
         torch.manual_seed(0)
         forward()
-        after = [torch.get_rng_state()]
-        if device.type == "cuda":
-            after.append(torch.cuda.get_rng_state(device))
+        after = states(device)
         torch.manual_seed(0)
-        before = [torch.get_rng_state()]
-        if device.type == "cuda":
-            before.append(torch.cuda.get_rng_state(device))
+        before = states(device)
     return mode.calls, any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def states(device: torch.device) -> list[Tensor]:
+    """The states of the generators that a forward on this device may draw from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def _mask(f: Callable, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, device: torch.device, p: float) -> Tensor:

@@ -57,7 +57,7 @@ class Rig:
         self.count(work)
         first = self.feed.peek(self.seeds, self.one_batch)
         alone, one = weakref.WeakMethod(self._alone), self.feed.first(first, self.one_batch)
-        self.noise = noise.Paired(alone, self.device, one, self.dropout is not None)
+        self.noise = noise.Paired(alone, self.device, one, self.dropout is not None, seen.still)
         self.one_mask = len(set(self.seeds)) == 1 and self.dropout is None and self.smoothing is None
         if self.noise.other and self.dropout is not None:
             raise UserError("dropout cannot be varied in a model that draws other random numbers too")

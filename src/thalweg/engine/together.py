@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.core.problem import leaves
@@ -67,13 +67,7 @@ class Together(Gradient):
 
         for share, rows, own in self.parts(batch, masks, 0 if dims[2] is None else 1):
             if self.slopes:
-                # lanes do not meet: the gradient of the sum of their losses is each one's own
-                with torch.enable_grad():
-                    points = {n: x.detach().requires_grad_() for n, x in lanes.points.items()}
-                    part, after = vmap(one, in_dims=dims, randomness="same")(points, others, rows, own)
-                    found = torch.autograd.grad(part.sum(), list(points.values()), materialize_grads=True)
-                slopes = dict(zip(points, found, strict=True))
-                part, after = part.detach(), {n: tensor.detach() for n, tensor in after.items()}
+                slopes, part, after = self._slopes(one, dims, others, rows, own)
                 pieces = [[slopes[n].reshape(len(part), -1) for n in b.names] for b in lanes.blocks]
                 g = [_sum(was, share, torch.cat(p, 1) if len(p) > 1 else p[0]) for was, p in zip(g, pieces, strict=True)]
             else:
@@ -83,6 +77,21 @@ class Together(Gradient):
             loss = _sum(loss, share, part)
             others.update(after)
         return [loss.detach(), length(g).detach(), *(part.detach() for part in g), *(others[n].detach() for n in lanes.buffers)]
+
+    def _slopes(self, one: Callable[..., Any], dims: Any, others: Any, rows: Any, own: Any) -> tuple[Any, Tensor, dict[str, Tensor]]:
+        """Gradients, losses and buffers of all lanes at some rows."""
+        if self.taped:  # differentiated within the lanes, gradients come out in the order of the weights, by the cheaper operations
+            slopes, (part, after) = vmap(grad_and_value(one, has_aux=True), in_dims=dims, randomness="same")(
+                self.lanes.points, others, rows, own
+            )
+            return slopes, part, after
+        # without a tape outside of them: at its first use the other loads torch's compiler, which takes longer than a short run.
+        # Lanes do not meet: the gradient of the sum of their losses is each one's own.
+        with torch.enable_grad():
+            points = {n: x.detach().requires_grad_() for n, x in self.lanes.points.items()}
+            part, after = vmap(one, in_dims=dims, randomness="same")(points, others, rows, own)
+            found = torch.autograd.grad(part.sum(), list(points.values()), materialize_grads=True)
+        return dict(zip(points, found, strict=True)), part.detach(), {n: tensor.detach() for n, tensor in after.items()}
 
     def _plain(self, batch: Any, masks: Sequence[Tensor]) -> dict[str, Tensor]:
         ends = self._answer(batch, masks)

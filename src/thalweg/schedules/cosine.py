@@ -8,7 +8,7 @@ from thalweg.core.schedule import schedule, warmed
 @schedule
 def cosine(total, floor=0.0, warmup=0):
     def f(t):
-        share = min(max(t - warmup, 0) / max(total - warmup, 1), 1.0)
+        share = min(t / max(total - warmup, 1), 1.0)
         return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
 
     return warmed(f, warmup)

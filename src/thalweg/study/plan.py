@@ -189,7 +189,7 @@ def make_schedule(text: str, steps: int) -> Multiplier:
     name, arguments = parse_schedule(text)
     maker = catalogue.find("schedules", name)
     known = inspect.signature(maker).parameters
-    given = {k: int(v) if v.is_integer() and k != "floor" else v for k, v in arguments.items()}
+    given = {k: int(v) if isinstance(v, float) and v.is_integer() and k != "floor" else v for k, v in arguments.items()}
     if "total" in known:
         given.setdefault("total", steps)
     return maker(**given)

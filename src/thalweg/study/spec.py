@@ -146,20 +146,23 @@ def _spaced(low: float, high: float, count: int, label: str) -> list[str]:
     return [f"{low * (high / low) ** (k / (count - 1)):.6g}" for k in range(count)]
 
 
-def parse_schedule(text: Any) -> tuple[str, dict[str, float]]:
-    """Read `name` or `name(key=value, ...)` and check the name.
+def parse_schedule(text: Any) -> tuple[str, dict[str, Any]]:
+    """Read `name` or `name(key=value, ...)` and check the name; several numbers are written with blanks between.
 
     >>> parse_schedule("cosine(floor=0.1, warmup=50)")
     ('cosine', {'floor': 0.1, 'warmup': 50.0})
+    >>> parse_schedule("multistep(milestones=30 60 90, gamma=0.2)")
+    ('multistep', {'milestones': [30.0, 60.0, 90.0], 'gamma': 0.2})
     """
     match = re.fullmatch(r"\s*([\w.:/-]+)\s*(?:\((.*)\))?\s*", text if isinstance(text, str) else "")
     if not match:
         raise UserError(f"'{text}' is not a schedule; write a name, or name(key=value)")
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in (match[2] or "").split(","))):
         key, _, number = part.partition("=")
         try:
-            arguments[key.strip()] = float(number)
+            several = key.strip() in ("milestones", "values")
+            arguments[key.strip()] = [float(n) for n in number.split()] if several else float(number)
         except ValueError:
             raise UserError(f"'{part}' in the schedule '{text}' is not key=number") from None
     catalogue.find("schedules", match[1])
