@@ -244,8 +244,11 @@ def first_use(side: str, device: str) -> None:
     if side in LOOPS[device]:
         by_hand(row, device)
         return
+    from thalweg.engine import fleet
+
     configs = [{"lr": lr} for lr in row.rates]
-    tw.sweep(row.model, row.loss, row.data, optimizer="sgd", configs=configs, steps=2, batch_size=4, engine="fleet", device=device)
+    for fleet.TAPED in (True, None):
+        tw.sweep(row.model, row.loss, row.data, optimizer="sgd", configs=configs, steps=2, batch_size=4, engine="fleet", device=device)
 
 
 def clocked(owners: Sequence[Any], name: str, function: Any, note: Callable[[Any], Any] = lambda _: None) -> list[tuple[float, Any]]:
