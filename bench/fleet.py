@@ -17,17 +17,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import gc
-import json
-import os
-import platform
-import re
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,11 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thalweg as tw
+from common import DOCS, Failed, answer, begun, cell, ended, keep, line, measured_on, parser_of, refill, tabular
 from thalweg.core import catalogue
 from thalweg.models import cnn, logistic, mlp, two_layer
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "fleet.md"
+PAGE = DOCS / "fleet.md"
 FORMAT = 2
 """Of the results files; those without it come from before rows had all engines."""
 ENGINES = {"cpu": ("fleet", "solo", "pool", "auto"), "cuda": ("fleet", "solo", "auto")}
@@ -54,8 +46,6 @@ LONG = 20.0
 """Seconds from which a side has one turn only."""
 NEAR = 1.1
 """How many times the seconds of the best engine `auto` may take, its choosing among them."""
-LIMIT = 3600
-"""Seconds after which a turn is given up."""
 TAME = 1e-3
 """Up to this rate a run is not chaotic in single precision, so that loop and fleet can be compared number by number."""
 
@@ -290,27 +280,10 @@ def one_turn(row: Row, side: str, device: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Failed(Exception):
-    """A turn that crashed, and what it said last."""
-
-
 def in_a_process(name: str, side: str, device: str, quick: bool, most: int | None) -> dict[str, Any]:
     """A turn in a fresh process with a fresh cache."""
-    with tempfile.TemporaryDirectory(prefix="thalweg-bench-") as folder:
-        out, cache = Path(folder) / "turn.pt", Path(folder) / "cache"
-        cache.mkdir(mode=0o700)
-        command = [sys.executable, str(Path(__file__).resolve()), "--turn", name, side, str(out), "--device", device]
-        command += ["--quick"] * quick + (["--steps", str(most)] if most else [])
-        try:
-            done = subprocess.run(
-                command, env={**os.environ, "THALWEG_CACHE": str(cache)}, capture_output=True, text=True, timeout=LIMIT, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise Failed(f"not done after {LIMIT} s") from None
-        if done.returncode or not out.exists():
-            said = done.stderr.strip().splitlines()
-            raise Failed(f"{said[-1][:300] if said else 'nothing said'} (exit code {done.returncode})")
-        return torch.load(out, weights_only=True)
+    rest = ["--device", device, *["--quick"] * quick, *(["--steps", str(most)] if most else [])]
+    return answer(Path(__file__), [name, side], rest)
 
 
 # --- a row, and the rules
@@ -388,35 +361,7 @@ def rules(lanes: int, steps: int) -> list[dict[str, Any]]:
     return found
 
 
-def hardware() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    compiler = next((path for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name and (path := shutil.which(name))), None)
-    version = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=False).stdout.strip() if compiler else ""
-    kernels = os.environ.get("THALWEG_KERNELS") != "0" and compiler is not None
-    return {
-        "cpu": cpu, "cores": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "threads": torch.get_num_threads(),
-        "load": psutil.getloadavg(), "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "compiler": f"{Path(compiler).name} {version}" if compiler and kernels else None, "torch": torch.__version__,
-        "python": platform.python_version(), "system": platform.platform(), "thalweg": tw.__version__,
-    }  # fmt: skip
-
-
 # --- what is said of it
-
-
-def cell(value: Any, form: str, none: str = "-") -> str:
-    """A number in its form, a truth value in a word."""
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    return none if value is None else format(value, form) if not isinstance(value, str) else value
-
-
-def line(first: str, cells: Sequence[str], widths: Sequence[int]) -> str:
-    return f"{first:30.30}" + "".join(f"{text:>{width}}" for text, width in zip(cells, widths, strict=True))
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -479,19 +424,14 @@ def missed(results: Mapping[str, Any]) -> list[str]:
 
 def page(results: Mapping[str, Any], accelerator: Mapping[str, Any] | None = None) -> str:
     """The results as the docs show them."""
-    machine = results["hardware"]
-    said = (
-        f"Measured on {results['date']}: {machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, Python {machine['python']}"
-    )
-    said += f", {machine['compiler'] or 'no C compiler'}; load average at the start {machine['load'][0]:.2f}. Seconds, all-inclusive."
     heads = ["", "lanes x steps", "loop", *ENGINES["cpu"], "auto chose", "loop / fleet", "loop / auto", "promised", "gap"]
-    lines = [said, "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    cells = []
     for row in results["rows"]:
         times = [cell(row["seconds"].get(side), ".2f", "failed") for side in ("loop", *ENGINES["cpu"])]
         ratios = [cell(row["ratio"].get(name), ".1f") for name in ("fleet", "auto")]
         first, promise = [row["row"], f"{row['lanes']} x {row['steps']}"], [cell(row["promise"], "g"), cell(row["gap"], ".0e")]
-        lines.append(f"| {' | '.join([*first, *times, cell(row['chosen'], ''), *ratios, *promise])} |")
-    lines.append("")
+        cells.append([*first, *times, cell(row["chosen"], ""), *ratios, *promise])
+    lines = [f"{measured_on(results)} Seconds, all-inclusive.", "", *tabular(heads, cells), ""]
     told = accelerator or results
     for row in told["accelerator"]:
         if "not_measured" in row:
@@ -502,55 +442,18 @@ def page(results: Mapping[str, Any], accelerator: Mapping[str, Any] | None = Non
     return "\n".join(lines).rstrip() + "\n"
 
 
-def fill(text: str, table: str) -> str:
-    """A page with what stands behind its line `<!-- table -->` made new."""
-    place = re.compile(r"<!-- table -->\n(?:.*?<!-- end of table -->\n)?", re.S)
-    if not place.search(text):
-        raise SystemExit("the page has no line <!-- table -->")
-    return place.sub(lambda _: f"<!-- table -->\n\n{table}\n<!-- end of table -->\n", text, count=1)
-
-
-def newest(folder: Path, kind: str) -> dict[str, Any] | None:
-    """The results of the newest whole run."""
-    for path in sorted(folder.glob(f"{kind}-[0-9]*.json"), reverse=True):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results.get("format") == FORMAT and results["whole"]:
-            return results
-    return None
-
-
-def merged(results: dict[str, Any], path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The day's results with the rows measured now in place of the older ones."""
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if earlier.get("format") != FORMAT or earlier["hardware"]["cpu"] != results["hardware"]["cpu"]:
-        return results
-    place = {name: i for i, name in enumerate(names)}
-    whole = {**earlier, "hardware": {**results["hardware"], "load": earlier["hardware"]["load"]}}
-    for table in ("rows", "accelerator"):
-        both = {row["row"]: row for row in (*earlier[table], *results[table])}
-        whole[table] = sorted(both.values(), key=lambda row: place.get(row["row"], len(place)))
-    return {**whole, "rules": results["rules"] or earlier["rules"]}
-
-
 # --- the command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, "fleet")
     parser.add_argument("--quick", action="store_true", help="one turn a side, fewer lanes and steps; promises only where a row is whole")
     parser.add_argument("--only", action="append", metavar="NAME", help="rows whose name contains this, or rules; may be repeated")
     parser.add_argument("--steps", type=int, help="at most so many steps, one turn a side, nothing promised: to try the bench itself")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the rows for an accelerator instead")
-    parser.add_argument("--json", type=Path, help="write the results there")
-    parser.add_argument("--save", action="store_true", help="write the results to bench/results/fleet-<date>.json")
-    parser.add_argument("--docs", action="store_true", help="put the newest saved results into docs/fleet.md; measures nothing")
     parser.add_argument("--turn", nargs=3, help=argparse.SUPPRESS)  # ROW SIDE PATH, in a process of its own
     options = parser.parse_args(arguments)
     if options.docs:
-        results = newest(HERE / "results", "fleet")
-        if results is None:
-            parser.error("no results of a whole run are saved; run with --save first")
-        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), page(results, newest(HERE / "results", "fleet-cuda"))), encoding="utf-8")
+        refill("fleet", FORMAT, page)
         return 0
     small = options.quick or options.steps is not None
     if options.save and small:
@@ -567,24 +470,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with_rules = options.device == "cpu" and any(word in "rules" for word in asked)
     if not chosen and not with_rules:
         parser.error(f"no row is named so; there are {', '.join(row.name for row in table)} and rules")
-    date, kind = datetime.date.today().isoformat(), "fleet" if options.device == "cpu" else "fleet-cuda"
     found, here = "rows" if options.device == "cpu" else "accelerator", options.device == "cpu" or torch.cuda.is_available()
-    results: dict[str, Any] = {
-        "format": FORMAT, "date": date, "quick": small, "whole": False, "device": options.device, "hardware": hardware(),
-        "rows": [], "rules": [], "accelerator": [],
-    }  # fmt: skip
+    results, saved = begun("fleet", FORMAT, options, small)
+    results |= {"rows": [], "rules": [], "accelerator": []}
     if options.device == "cpu" or not here:
         why = "this machine has none" if not torch.cuda.is_available() else "run with --device cuda"
         results["accelerator"] = [{"row": row.name, "not_measured": why} for row in rows(options.quick, "cuda", options.steps)]
-    saved = HERE / "results" / f"{kind}-{date}.json" if options.save else None
-
-    def keep() -> list[Path]:
-        """Write what there is by now, so that nothing is lost whatever comes next."""
-        for path in filter(None, [options.json, saved]):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            whole = merged(results, path, [row.name for row in table]) if options.only and path == saved else results
-            path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-        return [path for path in (options.json, saved) if path is not None]
+    names = [row.name for row in table] if options.only else None
 
     def turn(name: str, side: str) -> Any:
         return in_a_process(name, side, options.device, options.quick, options.steps)
@@ -592,7 +484,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in chosen if here else []:
         sides = (*LOOPS[options.device], *ENGINES[options.device])
         results[found].append(measure(row, sides, lambda side, row=row: turn(row.name, side), 1 if small else 3))
-        keep()
+        keep(results, options.json, saved, names)
     if with_rules:
         try:
             results["rules"] = turn("rules", "fleet")
@@ -600,11 +492,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results["rules"] = [{"rule": "all", "lanes": sizes[0], "steps": sizes[1], "failed": str(error)}]
     results["whole"] = not small and not options.only
     show(results)
-    for path in keep():
-        print(f"written to {path}")
-    said = missed(results)
-    print("\n".join(said), end="\n" * bool(said), file=sys.stderr)
-    return 1 if said else 0
+    return ended(keep(results, options.json, saved, names), missed(results))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from fleet import hardware
+from common import hardware
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

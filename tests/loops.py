@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import thalweg as tw
+from thalweg.engine.numbers import numbers_of
+from twins import LAMB, LARS, SOAP, AdaBelief, Lion, Muon, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 
 # --- slow twins, as the formulas are printed
 
@@ -42,6 +45,21 @@ class Yogi(torch.optim.Optimizer):
                 s = state["s"] = s + (1 - beta2) * torch.sign(g**2 - s) * g**2
                 m_hat, s_hat = m / (1 - beta1**t), s / (1 - beta2**t)
                 p -= group["lr"] * m_hat / (s_hat.sqrt() + group["eps"])
+
+
+class Rprop(torch.optim.Rprop):
+    """torch's, with the weight decay that every rule here takes: weight_decay * x joins the gradient."""
+
+    def __init__(self, params, lr=1e-2, weight_decay=0.0):
+        super().__init__(params, lr=lr)
+        for group in self.param_groups:
+            group["weight_decay"] = weight_decay
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = p.grad + group["weight_decay"] * p.detach()
+        return super().step()
 
 
 class RandomSearch(torch.optim.Optimizer):
@@ -86,7 +104,8 @@ class Oracle:
         arguments = dict(self.fixed)
         arguments |= {self.names.get(name, name): value for name, value in config.items()}
         if "beta1" in arguments or "beta2" in arguments:
-            arguments["betas"] = (arguments.pop("beta1", 0.9), arguments.pop("beta2", 0.999))
+            first, second = inspect.signature(self.make).parameters["betas"].default
+            arguments["betas"] = (arguments.pop("beta1", first), arguments.pop("beta2", second))
         return self.make(parameters, **arguments)
 
 
@@ -109,7 +128,23 @@ ORACLES: dict[str, Oracle] = {
     "adadelta": Oracle(torch.optim.Adadelta, ({}, {"lr": 0.3, "rho": 0.5}, {"lr": 2.0, "eps": 1e-5})),
     "adam": Oracle(torch.optim.Adam, ADAM),
     "adamw": Oracle(torch.optim.AdamW, ADAM),
+    "amsgrad": Oracle(torch.optim.Adam, ADAM, fixed={"amsgrad": True}),
+    "adamax": Oracle(torch.optim.Adamax, ({}, {"lr": 1e-2, "beta1": 0.5}, {"lr": 3e-3, "beta2": 0.9})),
+    "nadam": Oracle(torch.optim.NAdam, (*ADAM, {"momentum_decay": 0.1})),
+    "radam": Oracle(torch.optim.RAdam, ADAM),
+    "rprop": Oracle(Rprop, ({"lr": 1e-3}, {"lr": 1e-4})),
+    "asgd": Oracle(torch.optim.ASGD, ({}, {"lr": 0.1, "lambd": 1e-2}, {"lr": 0.05, "alpha": 0.5})),
+    "adafactor": Oracle(torch.optim.Adafactor, ({}, {"lr": 1e-3, "d": 2.0}, {"beta2_decay": -0.5}), fixed={"eps": (2.0**-23, 1e-3)}),
+    "muon": Oracle(Muon, ({}, {"lr": 1e-2}, {"momentum": 0.5})),
     "yogi": Oracle(Yogi, ADAM),
+    "lion": Oracle(Lion, ({}, {"lr": 1e-3, "beta1": 0.5}, {"beta2": 0.9})),
+    "adabelief": Oracle(AdaBelief, ({"eps": 1e-8}, {"lr": 1e-2, "beta1": 0.5, "eps": 1e-8}, {"lr": 3e-3, "beta2": 0.9, "eps": 1e-4})),
+    "lars": Oracle(LARS, ({}, {"lr": 1.0, "momentum": 0.5}, {"trust": 0.01, "weight_decay": 1e-3})),
+    "lamb": Oracle(LAMB, ADAM),
+    "prodigy": Oracle(Prodigy, ({"d0": 1e-3}, {"d0": 1e-2, "lr": 0.5}, {"d0": 1e-3, "beta2": 0.9})),
+    "soap": Oracle(SOAP, ({"largest": 1}, {"largest": 1, "lr": 1e-2}, {"largest": 1, "eps": 1e-4})),
+    "schedule_free_sgd": Oracle(ScheduleFreeSGD, ({"lr": 0.1}, {"lr": 0.3, "beta": 0.5}, {"lr": 0.05, "weight_decay": 1e-2})),
+    "schedule_free_adamw": Oracle(ScheduleFreeAdamW, ({}, {"lr": 1e-2, "beta1": 0.5}, {"beta2": 0.9, "eps": 1e-4})),
     "random_search": Oracle(RandomSearch, ({}, {"scale": 0.1}, {"scale": 0.5})),
 }  # fmt: skip
 
@@ -170,7 +205,7 @@ def train(
     (group,) = optimizer.param_groups
     base = {name: group[name] for name in schedules}
     losses = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), numbers_of(parameters[0].dtype):  # in which NAdam and ASGD keep numbers of their own
         for t, index in enumerate(tw.batches(len(inputs), batch_size, seed=seed, steps=steps)):
             for name, f in schedules.items():
                 group[name] = base[name] * f(t)
@@ -205,7 +240,7 @@ def train(
             if clip_value is not None:
                 nn.utils.clip_grad_value_(parameters, clip_value)
             optimizer.step()
-    if isinstance(optimizer, RandomSearch):
+    if hasattr(optimizer, "answer"):
         optimizer.answer()
     return HandRun(model, losses)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,30 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parents[1]
 
 
+@contextmanager
+def loaded(name):
+    """A bench as a module, with bench/ where it looks for what benches share."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[f"bench_{name}"] = module
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
+    yield module
+    del sys.modules[f"bench_{name}"]
+
+
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_fleet", ROOT / "bench" / "fleet.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_fleet"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_fleet"]
+    with loaded("fleet") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def common(bench):
+    return sys.modules["common"]
 
 
 def turns(seconds, weights=None, failing=()):
@@ -111,23 +128,23 @@ def test_gaps_are_relative_and_those_of_numbers_that_are_not_finite_infinite(ben
     assert bench.gap(one, lost) == float("inf")
 
 
-def test_the_page_is_filled_and_filled_again(bench, row):
+def test_the_page_is_filled_and_filled_again(bench, common, row):
     table = results(bench, bench.measure(row, SIDES, turns(TIMES), 1))
     text = bench.PAGE.read_text(encoding="utf-8")
-    once = bench.fill(text, bench.page(table))
+    once = common.fill(text, bench.page(table))
     assert "| logistic regression, short | 128 x 200 | 30.00 | 1.00 |" in once
-    assert bench.fill(once, bench.page(table)) == once
+    assert common.fill(once, bench.page(table)) == once
     assert once.count("## ") == text.count("## ")
 
 
-def test_some_rows_are_saved_among_the_others_of_the_day(bench, row, tmp_path):
+def test_some_rows_are_saved_among_the_others_of_the_day(bench, common, row, tmp_path):
     older = {**results(bench, *(bench.measure(r, SIDES, turns(TIMES), 1) for r in bench.rows()[:2])), "format": bench.FORMAT, "whole": True}
     (tmp_path / "fleet-2000-01-01.json").write_text(json.dumps(older))
     newer = {**results(bench, bench.measure(row, SIDES, turns({**TIMES, "loop": 60.0}), 1)), "format": bench.FORMAT, "whole": False}
-    both = bench.merged(newer, tmp_path / "fleet-2000-01-01.json", [r.name for r in bench.rows()])
+    both = common.merged(newer, tmp_path / "fleet-2000-01-01.json", [r.name for r in bench.rows()])
     assert [r["seconds"]["loop"] for r in both["rows"]] == [60.0, 30.0]
-    assert bench.newest(tmp_path, "fleet") == json.loads(json.dumps(older))
-    assert bench.newest(tmp_path, "fleet-cuda") is None
+    assert common.newest(tmp_path, "fleet", bench.FORMAT) == json.loads(json.dumps(older))
+    assert common.newest(tmp_path, "fleet-cuda", bench.FORMAT) is None
 
 
 def test_a_turn_in_a_process_of_its_own(bench):

@@ -28,6 +28,12 @@ from thalweg.study.sweep import Runs
 RULES = sorted(catalogue.shelf("optimizers"))
 GRADIENT_RULES = [name for name in RULES if catalogue.shelf("optimizers")[name].gradient]
 ENGINES = ("fleet", "solo", "pool")
+POOLED = ("adam", "random_search", "sgd", "soap")
+PAIRS = [(rule, engine) for engine in ENGINES for rule in RULES if engine != "pool" or rule in POOLED]
+"""A pool's workers step as the solo engine does: a rule of every scope is enough there."""
+COARSE = ("asgd", "lion", "muon", "rprop")
+"""Rules whose round-off says nothing of threads: signs and bfloat16 lose it or show it as a whole step; ASGD shrinks weights by a millionth
+a step, where torch's two roundings err alike at every step and our single one does not."""
 STEPS = 100
 
 
@@ -94,9 +100,8 @@ def test_a_rule_without_an_oracle_is_told_where_to_add_it():
         oracle("nadam0")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("rule", "engine"), PAIRS)
 @pytest.mark.parametrize("model", ["mlp", "cnn", "batch-norm"])
-@pytest.mark.parametrize("rule", RULES)
 def test_lane_equals_loop(rule, model, engine):
     runs = sweep(model, rule, configs_of(rule, "lanes"), engine)
     assert runs.engine == engine
@@ -104,8 +109,7 @@ def test_lane_equals_loop(rule, model, engine):
         assert distance(runs.state_dict(lane), by_hand(model, rule, lane).model) <= 1e-10
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "engine"), PAIRS)
 def test_lane_equals_loop_with_dropout_schedule_decay_and_clipping(rule, engine):
     runs = sweep("dropout", rule, configs_of(rule, "extras"), engine)
     for lane in range(len(runs.configs)):
@@ -156,8 +160,7 @@ def test_batch_norm_buffers_equal_the_loops(engine):
             torch.testing.assert_close(runs.state_dict(lane)[name], tensor, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "engine"), PAIRS)
 def test_float32_lane_equals_loop_after_a_few_steps(rule, engine):
     runs = sweep("mlp", rule, configs_of(rule, "lanes"), engine, torch.float32, steps=5)
     for lane in range(len(runs.configs)):
@@ -178,7 +181,7 @@ def by_threads(rule: str, lane: int) -> tuple[nn.Module, float]:
 
 
 @pytest.mark.parametrize("engine", ["fleet", "solo"])
-@pytest.mark.parametrize("rule", GRADIENT_RULES)
+@pytest.mark.parametrize("rule", [rule for rule in GRADIENT_RULES if rule not in COARSE])
 def test_float32_lane_stays_near_the_loop(rule, engine):
     # The yardstick is how far torch's own runs on 1 and 2 threads lie apart. On a small model that is 0, as every sum keeps its order, and
     # measures nothing; hence the wide one. Under relu a number that round-off carries across the kink throws a run 1e-4 off, torch's own

@@ -11,8 +11,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Plateau": "thalweg.engine.plateau",
     "Problem": "thalweg.core.problem",
     "Rule": "thalweg.core.rule",
+    "Scheduler": "thalweg.engine.scheduler",
     "ThalwegError": "thalweg.errors",
     "UserError": "thalweg.errors",
     "batches": "thalweg.core.batches",
@@ -21,12 +23,13 @@ _HOMES = {
     "Runs": "thalweg.study.sweep",
     "Study": "thalweg.study.study",
     "compare": "thalweg.study.study",
+    "optimizer": "thalweg.optim",
     "cost_table": "thalweg.study.profiles",
     "problem": "thalweg.study.problems",
     "profiles": "thalweg.study.profiles",
     "sweep": "thalweg.study.sweep",
 }
-_PACKAGES = ("core", "datasets", "losses", "models", "optimizers", "regularizers", "schedules", "wrappers")
+_PACKAGES = ("core", "datasets", "losses", "models", "optim", "optimizers", "regularizers", "schedules", "wrappers")
 
 __all__ = ["__version__", *_HOMES, *_PACKAGES]
 

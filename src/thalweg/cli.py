@@ -278,18 +278,17 @@ def export(folder: Path, kind: str | None, table: str | None, to: str | None) ->
 
 @commands.command(name="list")
 @click.argument("what", required=False)
+@click.option("--plot", is_flag=True, help="Draw the schedules, each over 100 updates; with --json, print the numbers.")
+@click.option("--to", type=click.Path(path_type=Path), help="Where --plot writes an SVG, instead of drawing in the terminal.")
 @json_option
-def list_(what: str | None, as_json: bool) -> None:
+def list_(what: str | None, plot: bool, to: Path | None, as_json: bool) -> None:
     """List what there is: optimizers, wrappers, schedules, losses, regularizers, models, datasets, problems or studies.
 
     \b
     thalweg list optimizers
     thalweg list problems
+    thalweg list schedules --plot --to schedules.svg
     """
-    from thalweg.listing import listing
+    from thalweg.listing import show
 
-    rows = listing(what)
-    if as_json:
-        click.echo(jsonlib.dumps(rows))
-    else:
-        terminal.table(rows)
+    show(what, as_json, plot, to)

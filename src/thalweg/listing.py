@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 from pathlib import Path
 from typing import Any
 
+import click
+
+from thalweg import terminal
 from thalweg.core import catalogue
 from thalweg.core.rule import Hyper
-from thalweg.errors import unknown
+from thalweg.errors import UserError, unknown
+
+
+def show(what: str | None, as_json: bool, plot: bool = False, to: Path | None = None) -> None:
+    """Print the rows of `listing`, or what `--plot` draws."""
+    if plot:
+        from thalweg.plots import plot as draw
+
+        draw(what, to, as_json)
+        return
+    if to is not None:
+        raise UserError(f"--to {to} is where --plot writes; add --plot")
+    rows = listing(what)
+    if as_json:
+        click.echo(jsonlib.dumps(rows))
+    else:
+        terminal.table(rows)
 
 
 def listing(what: str | None) -> list[dict[str, Any]]:

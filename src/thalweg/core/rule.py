@@ -5,6 +5,7 @@
 
 Positional `x`, `g`: the point and its gradient. Positional with a default: a state and how it starts. Keyword with a
 default: a hyperparameter, its annotation the domain. Keyword without a default: a request to the engine.
+A start may answer None, as Adafactor's do for vectors: this tensor has no such state.
 The function returns the new point, or the new point followed by the new states in the order of the signature.
 """
 
@@ -65,12 +66,14 @@ def filled(name: str) -> Start:
     return start
 
 
-def scalar(value: float) -> Start:
-    """A state of one number for the whole scope, such as the best loss seen."""
+def scalar(value: float | str) -> Start:
+    """A state of one number for the whole scope, such as the best loss seen; it starts at `value`, or at the hyperparameter so named."""
 
-    def start(x: Tensor) -> Tensor:
-        return x.new_full((), value)
+    def start(x: Tensor, **hypers: Any) -> Tensor:
+        return x.new_zeros(()) + hypers[value] if isinstance(value, str) else x.new_full((), value)
 
+    start.names = ("x", value) if isinstance(value, str) else ("x",)  # type: ignore[attr-defined]
+    start.scalar = True  # type: ignore[attr-defined]
     return start
 
 
@@ -86,7 +89,32 @@ def when(option: str, start: Start) -> Start:
 
 
 def names_of(function: Callable) -> tuple[str, ...]:
+    """What a function takes, by name; a start made by a function says so itself."""
     return getattr(function, "names", None) or tuple(inspect.signature(function).parameters)
+
+
+def states_of(function: Callable, label: str, first: int, hypers: Iterable[str]) -> dict[str, Start]:
+    """The states among a function's positional parameters, those behind the first few, with their starts."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD][first:]
+    for p in positional:
+        if p.default is inspect.Parameter.empty or not callable(p.default):
+            raise UserError(f"{label}: the state '{p.name}' needs a start as its default, such as zeros")
+        option = getattr(p.default, "option", None)
+        missing = ({option} if option else set()) | set(names_of(p.default))
+        missing -= {"x", *hypers}
+        if missing:
+            raise UserError(f"{label}: the state '{p.name}' starts from {', '.join(sorted(missing))}, which the rule does not have")
+    return {p.name: p.default for p in positional}
+
+
+def read_by(label: str, states: Iterable[str], readers: list[Callable], function: Callable) -> Callable:
+    """Note the function that reads the answer out of x and the states."""
+    bad = set(names_of(function)) - {"x", *states}
+    if bad:
+        raise UserError(f"{label}.readout takes x and the states {', '.join(states)}, not {', '.join(sorted(bad))}")
+    readers[:] = [function]
+    return function
 
 
 # --- hyperparameters
@@ -138,7 +166,8 @@ class Rule:
     states: name -> start. hypers: name -> Hyper. requests: names of what the engine must give.
     decay: how `weight_decay`, which every rule takes, acts: "l2" adds `weight_decay * x` to the gradient before the rule
     sees it (as torch.optim does); "decoupled" shrinks x by `lr * weight_decay * x` apart from it (as AdamW does).
-    gradient: whether the rule looks at the gradient at all.
+    gradient: whether the rule looks at the gradient at all. batched: whether lanes may be stepped as one; not where a product of many
+    matrices rounds otherwise than that of one, and the round-off shows, as in bfloat16.
     """
 
     shelf = "optimizers"
@@ -151,6 +180,7 @@ class Rule:
     requests: tuple[str, ...]
     decay: Literal["l2", "decoupled"] = "l2"
     gradient: bool = True
+    batched: bool = True
     doc: str = ""
     readers: list[Callable] = field(default_factory=list, compare=False, repr=False)
 
@@ -164,15 +194,9 @@ class Rule:
 
     def readout(self, function: Callable) -> Callable:
         """Declare what the rule answers when that is not `x` itself; parameters are `x` and states, by name."""
-        bad = set(names_of(function)) - {"x", *self.states}
-        if bad:
-            raise UserError(f"{self.name}.readout takes x and the states {', '.join(self.states)}, not {', '.join(sorted(bad))}")
-        self.readers[:] = [function]
-        return function
+        return read_by(self.name, self.states, self.readers, function)
 
-    def preset(
-        self, name: str, doc: str, *, decay: Literal["l2", "decoupled"] | None = None, **defaults: Any
-    ) -> Rule:
+    def preset(self, name: str, doc: str, *, decay: Literal["l2", "decoupled"] | None = None, **defaults: Any) -> Rule:
         """A named variant: the same function under other defaults.
 
         >>> from thalweg.optimizers import sgd
@@ -213,6 +237,7 @@ def rule(
     scope: Scope = "element",
     decay: Literal["l2", "decoupled"] = "l2",
     gradient: bool = True,
+    batched: bool = True,
 ) -> Any:
     """Read an update rule from a function's signature.
 
@@ -228,7 +253,7 @@ def rule(
     ('signsgd', ['lr', 'weight_decay'], {})
     """
     if function is None:
-        return lambda later: rule(later, scope=scope, decay=decay, gradient=gradient)
+        return lambda later: rule(later, scope=scope, decay=decay, gradient=gradient, batched=batched)
     name = function.__name__
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
@@ -236,22 +261,13 @@ def rule(
         raise UserError(f"{name}: a rule names its states and hyperparameters one by one; * and ** say nothing to the engine")
     if [p.name for p in positional[:2]] != ["x", "g"]:
         raise UserError(f"{name}: a rule's first two parameters are x (the point) and g (its gradient)")
-    for p in positional[2:]:
-        if p.default is inspect.Parameter.empty or not callable(p.default):
-            raise UserError(f"{name}: the state '{p.name}' needs a start as its default, such as zeros")
     hypers = hypers_of(function, name)
     if gradient and "lr" not in hypers:
         raise UserError(f"{name}: a rule that uses the gradient needs a learning rate, `lr: Rate = ...`")
     if "weight_decay" not in hypers and gradient:
         assert _DECAY is not None
         hypers["weight_decay"] = Hyper("weight_decay", _DECAY, 0.0)
-    states = {p.name: p.default for p in positional[2:]}
-    for state, start in states.items():
-        option = getattr(start, "option", None)
-        needed = {option} if option else set()
-        missing = (needed | set(names_of(start))) - {"x", *hypers}
-        if missing:
-            raise UserError(f"{name}: the state '{state}' starts from {', '.join(sorted(missing))}, which the rule does not have")
+    states = states_of(function, name, 2, hypers)
     module = inspect.getmodule(function)
     doc = inspect.getdoc(function) or (module and inspect.getdoc(module)) or ""
-    return Rule(name, function, scope, states, hypers, requests_of(function, name), decay, gradient, doc)
+    return Rule(name, function, scope, states, hypers, requests_of(function, name), decay, gradient, batched, doc)

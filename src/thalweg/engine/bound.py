@@ -39,10 +39,14 @@ def wrapped(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> list[Wra
 
 def structure_of(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> tuple[Any, ...]:
     """What two runs must share to be lanes of one fleet: flags, counts, names, and the wrappers around the rule."""
-    flags = tuple((name, config[name]) for name, hyper in rule.hypers.items() if hyper.domain.structural)
+    flags = tuple((name, config[name]) for name in _structural(rule, wrapped(rule, config, wrappers)))
     # a state that a number switches on changes the formula: without momentum there is no dampening either
     switches = tuple(bool(config[start.option]) for start in rule.states.values() if hasattr(start, "option"))
     return flags, switches, tuple(w.name for w in wrapped(rule, config, wrappers))
+
+
+def _structural(rule: Rule, used: Iterable[Wrapper]) -> list[str]:
+    return [n for source in (rule.hypers, *(w.hypers for w in used)) for n, hyper in source.items() if hyper.domain.structural]
 
 
 @dataclass(frozen=True)
@@ -128,17 +132,28 @@ class Bound:
                 present[name] = start
         return present
 
+    @cached_property
+    def outer(self) -> dict[str, Callable]:
+        """The states of the wrappers, as `wrapper.state`: they treat every number by itself."""
+        return {f"{w.name}.{name}": start for w in self.wrappers for name, start in w.states.items()}
+
+    @property
+    def reads(self) -> bool:
+        """Whether the answer is another than the point."""
+        return self.rule.reader is not None or any(w.reader for w in self.wrappers)
+
     def start(self, x: Tensor, hypers: Mapping[str, Any]) -> dict[str, Any]:
-        """The states before the first update, at x of shape (N,); a list of them, one a tensor, under scope "tensor"."""
-        values = {**self.structure, **hypers}
-
-        def begin(function: Callable, point: Tensor) -> Tensor:
-            return function(**{"x": point, **{n: values[n] for n in names_of(function) if n != "x"}})
-
+        """The states before the first update, at x of shape (N,); under scope "tensor" one for each tensor that has it, by its place."""
+        outer = self.begin(self.outer, x, hypers)
         if self.rule.scope == "tensor":
-            parts = self.layout.split(x)
-            return {name: [begin(function, part) for part in parts] for name, function in self.states.items()}
-        return {name: begin(function, x) for name, function in self.states.items()}
+            parts = [self.begin(self.states, part, hypers) for part in self.layout.split(x)]
+            return {**{n: {i: part[n] for i, part in enumerate(parts) if part[n] is not None} for n in self.states}, **outer}
+        return {**self.begin(self.states, x, hypers), **outer}
+
+    def begin(self, starts: Mapping[str, Callable], x: Tensor, hypers: Mapping[str, Any]) -> dict[str, Any]:
+        """The states that these starts give at x, of any shape."""
+        values = {**self.structure, **hypers, "x": x}
+        return {name: start(**{n: values[n] for n in names_of(start)}) for name, start in starts.items()}
 
     def step(self, x: Tensor, g: Tensor, states: Mapping[str, Any], hypers: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
         """One update of a flat point: (N,), (N,) -> (new x, new states). Pure; g is not modified."""
@@ -154,10 +169,18 @@ class Bound:
             new_states.update(states_after)
             return x
 
+        def around(w: Wrapper, call: Callable, x: Tensor, g: Tensor) -> Tensor:
+            own = {name: f"{w.name}.{name}" for name in w.states}
+            named = {name: self.structure[name] if name in self.structure else hypers[name] for name in w.hypers}
+            named |= {n: hypers["lr"] if n == "lr" else given[n] for n in w.requests}
+            answer = w.function(call, x, g, **{name: states[key] for name, key in own.items()}, **named)
+            x, *after = answer if own else (answer,)
+            new_states.update((key, new.to(states[key].dtype)) for key, new in zip(own.values(), after, strict=True))
+            return x
+
         call: Callable = inner
         for w in reversed([w for w in self.wrappers if w.stage not in ("model", "ascent")]):
-            named = {name: hypers[name] for name in w.hypers}
-            call = partial(w.function, call, **named, **{n: hypers["lr"] if n == "lr" else given[n] for n in w.requests})
+            call = partial(around, w, call)
         return call(x, g).to(x.dtype), new_states
 
     def _rule(self, x: Tensor, g: Tensor, states: Mapping[str, Any], hypers: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
@@ -168,10 +191,10 @@ class Bound:
         points, outcomes = self.layout.split(x), []
         cut = {n: self.layout.split(v) for n, v in asked.items() if isinstance(v, Tensor) and v.shape == x.shape}
         for i, (point, slope) in enumerate(zip(points, self.layout.split(g), strict=True)):
-            own = {n: states[n][i] if n in states else None for n in self.rule.states}
+            own = {n: states[n].get(i) if n in states else None for n in self.rule.states}
             outcomes.append(self._once(point, slope, own, values, {n: cut[n][i] if n in cut else v for n, v in asked.items()}))
         new_x = self.layout.join([outcome[0] for outcome in outcomes])
-        return new_x, {n: [outcome[1][n] for outcome in outcomes] for n in states}
+        return new_x, {n: {i: outcome[1][n] for i, outcome in enumerate(outcomes) if n in outcome[1]} for n in self.states}
 
     def _once(self, x: Tensor, g: Tensor, states: Mapping[str, Any], values: Mapping[str, Any], asked: Mapping[str, Any]) -> Any:
         answer = self.rule.function(x, g, *states.values(), **values, **asked)
@@ -183,7 +206,7 @@ class Bound:
         lacking = [n for n, s in states.items() if s is not None and after.get(n) is None]
         if lacking or len(rest) > len(states):
             raise UserError(f"{self.rule.name} must return the new point and then its states in order: {', '.join(states)}")
-        return new_x, {n: after[n].to(s.dtype) for n, s in states.items() if s is not None}
+        return new_x, {n: _as(after[n], s) for n, s in states.items() if s is not None}
 
     @cached_property
     def _accepted(self) -> set[str]:
@@ -192,10 +215,18 @@ class Bound:
 
     def readout(self, x: Tensor, states: Mapping[str, Any]) -> Tensor:
         """What the rule answers: x, unless it declares a readout."""
+        for w in self.wrappers:
+            if w.reader is not None:
+                return w.reader(**{n: x if n == "x" else states[f"{w.name}.{n}"] for n in names_of(w.reader)})
         reader = self.rule.reader
         if reader is None:
             return x
         return reader(**{n: x if n == "x" else states.get(n) for n in names_of(reader)})
+
+
+def _as(after: Any, state: Tensor) -> Tensor:
+    """A state after a step, in the type that it had; a rule may give a plain number for a state of one number."""
+    return after.to(state.dtype) if isinstance(after, Tensor) else state.new_full(state.shape, after)
 
 
 def bind(rule: Rule, configs: Sequence[Config], wrappers: Iterable[Wrapper], layout: Layout) -> Bound:
@@ -204,6 +235,7 @@ def bind(rule: Rule, configs: Sequence[Config], wrappers: Iterable[Wrapper], lay
     kinds = {structure_of(rule, config, wrappers) for config in configs}
     if len(kinds) != 1:
         raise UserError(f"configurations of {rule.name} differ in structure (flags, counts or wrappers) and cannot share a fleet")
-    structure = {n: configs[0][n] for n, h in rule.hypers.items() if h.domain.structural}
+    used = wrapped(rule, configs[0], wrappers)
+    structure = {n: configs[0][n] for n in _structural(rule, used)}
     active = frozenset(n for config in configs for n, v in config.items() if n not in structure and v)
-    return Bound(rule, tuple(wrapped(rule, configs[0], wrappers)), structure, active, layout)
+    return Bound(rule, tuple(used), structure, active, layout)

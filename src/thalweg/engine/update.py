@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from thalweg.engine import noise
 from thalweg.engine.bound import Bound
 from thalweg.engine.kernel import joined
 from thalweg.engine.lanes import Lanes
+from thalweg.engine.numbers import numbers_of
 from thalweg.engine.program import Program
 from thalweg.engine.tape import fuse, record
 from thalweg.engine.work import Work, user_code
@@ -43,7 +43,7 @@ class Update:
         self.varied = {n: self._column([0.0] * len(work.lanes)) for n in names}
         self.x0 = [x.clone() for x in lanes.x] if "x0" in bound.requests else None
         self.weights = lanes.cut(lanes.layout.weights(self.device)) if "weights" in bound.requests else None
-        self.vmapped = True
+        self.vmapped = bound.rule.batched
         self.program: Program | None = None
         self.programs = 0
         self.peak = 0
@@ -78,7 +78,8 @@ class Update:
 
     def _take(self, work: Work) -> None:
         for n, column in self.varied.items():
-            column.copy_(self._column([lane.config[n] for lane in work.lanes]))
+            first = [lane.schedules[n](0) if n in lane.schedules else 1.0 for lane in work.lanes]  # a state may start from a rate
+            column.copy_(self._column([lane.config[n] * f for lane, f in zip(work.lanes, first, strict=True)]))
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.numbers, device=self.device)
@@ -156,7 +157,7 @@ class Update:
 
     def _all(self, t: Any, drawn: Sequence[Tensor], ok: Tensor) -> tuple[list[Tensor], Any]:
         """New points and states of every block."""
-        with _numbers_of(self.numbers):
+        with numbers_of(self.numbers):
             return self._blocks(t, drawn, ok)
 
     def _blocks(self, t: Any, drawn: Sequence[Tensor], ok: Tensor) -> tuple[list[Tensor], Any]:
@@ -227,7 +228,7 @@ class Update:
 
     def answers(self) -> dict[str, Tensor]:
         """What the rule answers, by name: (K, *shape) each; the points unless it declares a readout."""
-        if self.bound.rule.reader is None:
+        if not self.bound.reads:
             return self.lanes.points
         named = {}
         for bound, x, states in zip(self.bounds, self.lanes.x, self.states, strict=True):
@@ -235,17 +236,6 @@ class Update:
             parts = read.split(bound.layout.sizes, dim=1)
             named.update({n: p.reshape(len(x), *s) for n, p, s in zip(bound.layout.names, parts, bound.layout.shapes, strict=True)})
         return {n: named[n] for n in self.lanes.layout.names}
-
-
-@contextlib.contextmanager
-def _numbers_of(dtype: torch.dtype) -> Iterator[None]:
-    """A block in which a Python number keeps its precision when it meets the count of a step, as in `0.3 * (t > 1)`."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _recording_pays(steps: int, lanes: Lanes) -> bool:

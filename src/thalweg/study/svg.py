@@ -14,6 +14,8 @@ DASHES = {"dash": "6 3", "dot": "2 3", "dashdot": "6 3 2 3"}
 
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 26, 34
+HEAD, GAP = 52, 16
+"""Of a sheet: the height of its title, and the space between figures."""
 
 Scale = tuple[float, float, bool]
 """Two ends (of the logarithm to base 10 if the third is true)."""
@@ -21,14 +23,35 @@ Scale = tuple[float, float, bool]
 
 def svg(figure: Mapping[str, Any], colours: Sequence[str] = PALETTE) -> str:
     """A figure of `thalweg.study.report.curves` as SVG text; a series has the colour of its number, `meta.series`, in turn."""
+    return _opened(WIDTH, HEIGHT, figure["title"], "background:none") + _drawn(figure, colours) + "</svg>"
+
+
+def sheet(figures: Sequence[Mapping[str, Any]], title: str, colours: Sequence[str] = PALETTE, columns: int = 3) -> str:
+    """Several figures and a title over them as one SVG, row by row, on white: a file that is looked at by itself."""
+    rows = math.ceil(len(figures) / columns)
+    parts = [
+        _opened((WIDTH + GAP) * columns + GAP, (HEIGHT + GAP) * rows + HEAD, title, "background:#fff;color:#222"),
+        f'<text x="{GAP}" y="30" font-size="17" font-weight="600">{html.escape(title)}</text>',
+    ]
+    for k, figure in enumerate(figures):
+        at = GAP + (WIDTH + GAP) * (k % columns), HEAD + (HEIGHT + GAP) * (k // columns)
+        parts.append(f'<g transform="translate({at[0]} {at[1]})">{_drawn(figure, colours)}</g>')
+    return "".join([*parts, "</svg>"])
+
+
+def _opened(wide: int, high: int, title: str, style: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}" role="img" '
+        f'aria-label="{html.escape(title)}" style="max-width:100%;height:auto;{style}" '
+        'font-family="system-ui,sans-serif" font-size="11" fill="currentColor">'
+    )
+
+
+def _drawn(figure: Mapping[str, Any], colours: Sequence[str]) -> str:
+    """A figure's title, axes and lines, from (0, 0) to (WIDTH, HEIGHT)."""
     x, y = scales(figure)
     wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
-        f'aria-label="{html.escape(figure["title"])}" style="max-width:100%;height:auto;background:none" '
-        'font-family="system-ui,sans-serif" font-size="11" fill="currentColor">',
-        f'<text x="{LEFT}" y="15" font-size="12" font-weight="600">{html.escape(figure["title"])}</text>',
-    ]
+    parts = [f'<text x="{LEFT}" y="15" font-size="12" font-weight="600">{html.escape(figure["title"])}</text>']
     for value, text in ticks(*y):
         at = TOP + high * (1 - value)
         parts.append(f'<path d="M{LEFT} {at:.1f}h{wide}" stroke="currentColor" stroke-opacity="0.15"/>')
@@ -43,7 +66,7 @@ def svg(figure: Mapping[str, Any], colours: Sequence[str] = PALETTE) -> str:
         drawn = "".join(path(trace["x"], trace["y"], x, y, wide, high))
         if drawn:
             parts.append(f'<path d="{drawn}" {_looks(trace, colours)}/>')
-    parts.append(f'</svg><path d="M{LEFT} {TOP}v{high}h{wide}" fill="none" stroke="currentColor" stroke-opacity="0.5"/></svg>')
+    parts.append(f'</svg><path d="M{LEFT} {TOP}v{high}h{wide}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>')
     return "".join(parts)
 
 

@@ -1,0 +1,92 @@
+"""Groups of parameters: which structure of the rule each has, and which parameters have no weight decay."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.core.wrapper import STAGES
+from thalweg.engine import before
+from thalweg.engine.bound import Bound, Layout
+from thalweg.engine.naming import Naming
+from thalweg.engine.stepping import real, wide
+from thalweg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A structure of the rule as a group has it. before: wrappers that only change the whole gradient. singles: states of one number."""
+
+    token: Any
+    bound: Bound
+    before: Bound | None
+    singles: frozenset[str]
+
+
+class Kinds:
+    """The structures that the groups of an optimizer have had."""
+
+    def __init__(self, naming: Naming) -> None:
+        self.naming = naming
+        self.known: dict[Any, Kind] = {}
+
+    def of(self, group: Mapping[str, Any], p: Tensor) -> tuple[Kind, dict[str, Any]]:
+        """The structure of a group, and its numbers by hyperparameter. p: one of its parameters."""
+        fluid = p.device.type != "cpu" or group["differentiable"]
+        dtype = real(p).dtype
+        config = {
+            n: _number(v, fluid) if isinstance(v, Tensor) else float(v) if isinstance(v, int) and not isinstance(v, bool) else v
+            for n, v in self.naming.config(group, dtype).items()
+        }
+        rule, used = self.naming.variant(group), self.naming.used(group)
+        hypers = {**rule.hypers, **{n: h for w in used for n, h in w.hypers.items()}}
+        structure = {n: int(v) if hypers[n].domain.kind == "int" else v for n, v in config.items() if hypers[n].domain.structural}
+        switches = {"weight_decay", *(start.option for start in rule.states.values() if hasattr(start, "option"))} & config.keys()
+        active = frozenset(n for n in switches if n not in structure and _on(config[n]))
+        token = (rule.decay, tuple(structure.items()), active, tuple(w.name for w in used))
+        if token not in self.known:
+            used.sort(key=lambda w: (STAGES.index(w.stage), w.name))
+            bound = Bound(rule, tuple(used), structure, active, Layout(("x",), (torch.Size([3]),), wide(dtype)))
+            first, bound = before.divided(bound)
+            self.known[token] = Kind(token, bound, first, self.naming.singles)
+        return self.known[token], {n: v for n, v in config.items() if n not in structure}
+
+
+def _number(value: Tensor, fluid: bool) -> Any:
+    """A hyperparameter given as a tensor: a float, or still a tensor where reading it would block a device or cut a graph."""
+    return value.reshape(()) if fluid else float(value)
+
+
+def _on(value: Any) -> bool:
+    return isinstance(value, Tensor) or bool(value)
+
+
+def without_decay(params: Any, patterns: str | Iterable[str]) -> list[dict[str, Any]]:
+    """Groups in which the parameters whose name matches a pattern have no weight decay.
+
+    params: (name, parameter) pairs, or groups of them. patterns: as in file names, such as "*.bias" or "*norm*".
+    Raises ValueError where there are no names, or a pattern matches none of them.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    given = list(params)
+    groups = [dict(g) for g in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    found: list[dict[str, Any]] = []
+    seen = set()
+    for group in groups:
+        pairs = list(group["params"])
+        if not all(isinstance(pair, tuple) for pair in pairs):
+            raise UserError("no_decay matches names: give model.named_parameters() in place of model.parameters()")
+        matches = {name: [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)] for name, _ in pairs}
+        seen |= {pattern for names in matches.values() for pattern in names}
+        kept, bare = ([pair for pair in pairs if bool(matches[pair[0]]) is without] for without in (False, True))
+        found += [{**group, "params": kept}] if kept else []
+        found += [{**group, "params": bare, "weight_decay": 0.0}] if bare else []
+    lost = sorted(set(patterns) - seen)
+    if lost:
+        raise UserError(f"no_decay: no parameter's name matches {', '.join(map(repr, lost))}")
+    return found

@@ -1,0 +1,283 @@
+"""A rule as a `torch.optim.Optimizer`: the user's own parameters, stepped in place.
+
+The class holds what users see (groups, states, checkpoints, closures); `thalweg.engine.stepping` has the ways to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from thalweg.engine import before, checkpoint, noise, states
+from thalweg.engine.groups import Kind, Kinds, without_decay
+from thalweg.engine.loops import Loops
+from thalweg.engine.naming import Naming
+from thalweg.engine.stepping import Member, cohorts, gathered, graphed, one, real, together
+from thalweg.errors import UserError
+
+ENGINES = ("auto", "reference", "flat", "compiled")
+OPTIONS = ("engine", "state_dtype", "accumulate", "seed", "no_decay")
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What all classes made from rules share; compare `thalweg.optimizer` and the classes of `thalweg.optim`.
+
+    engine: "auto" chooses; "reference" steps tensor by tensor as the rule is written, "flat" gathers small tensors in one vector,
+    "compiled" runs one loop of C over all of them (on other devices: the flat step under torch.compile). Rules that need whole tensors
+    are stepped tensor by tensor under every engine. state_dtype: type of the states, by default the parameter's. accumulate: calls of
+    `step` whose gradients are averaged before an update. no_decay: patterns of names whose parameters have no weight decay.
+    seed: of the numbers that a rule draws.
+    """
+
+    naming: ClassVar[Naming]
+
+    def __init__(self, params: Any, *positional: Any, **keywords: Any) -> None:
+        own = {n: keywords.pop(n) for n in OPTIONS if n in keywords}
+        defaults = self.naming.given(positional, keywords)
+        self._options = {"engine": "auto", "state_dtype": None, "accumulate": 1, "seed": 0} | own
+        patterns = self._options.pop("no_decay", ())
+        self._check_options()
+        self._reset()
+        if patterns:
+            params = without_decay(params, patterns)
+        super().__init__(params, defaults)
+
+    def _check_options(self) -> None:
+        engine, dtype, parts = (self._options[n] for n in ("engine", "state_dtype", "accumulate"))
+        if engine not in ENGINES:
+            raise UserError(f"{self.naming.title}: engine = {engine!r} is not one of {', '.join(ENGINES)}")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise UserError(f"{self.naming.title}: state_dtype = {dtype!r} must be a floating-point type such as torch.float32, or None")
+        if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
+            raise UserError(f"{self.naming.title}: accumulate = {parts!r} must be a whole number of at least 1")
+
+    def _reset(self) -> None:
+        """Forget what is worked out anew when it is needed."""
+        self._loops = Loops()
+        self._kinds = Kinds(self.naming)
+        self._graphs: dict[Any, Callable] = {}
+
+    # --- groups, copies, checkpoints
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch.optim's classes do; its values are checked as those of the constructor are."""
+        if isinstance(param_group, dict):
+            for name in param_group:
+                if name not in ("params", "param_names", "initial_lr", *self.defaults):
+                    self.naming.known(name)
+        super().add_param_group(param_group)
+        try:
+            self.naming.checked(self.param_groups[-1])
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_options": dict(self._options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._reset()
+        for group in self.param_groups:
+            for name, value in self.naming.defaults.items():
+                group.setdefault(name, value)
+        if self.naming.rule.scope == "group":  # what is one number for all parameters is one tensor
+            for name in self.naming.singles:
+                held = [found for found in self.state.values() if isinstance(found, dict) and name in found]
+                for found in held[1:]:
+                    found[name] = held[0][name]
+        for p, found in self.state.items():
+            if isinstance(p, Tensor) and found and not isinstance(found.get("step", 1.0), Tensor):
+                found["step"] = states.count(p, float(found["step"]), False)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load what `state_dict` of this class, or of torch's class of the same name, gave.
+
+        Parameters are matched by name where both have names, else by place. States keep their type; nothing is shared with state_dict.
+        Raises ValueError where the groups or shapes differ.
+        """
+        state_dict = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            found = hook(self, state_dict)
+            state_dict = state_dict if found is None else found
+        groups, places = checkpoint.matched(self.param_groups, deepcopy(state_dict["param_groups"]))
+        for group, own in zip(groups, self.param_groups, strict=True):
+            group["params"] = own["params"]
+            if "param_names" in own:
+                group["param_names"] = own["param_names"]
+        loaded = checkpoint.states(state_dict["state"], places, self.naming.singles, self.naming.rule.scope != "tensor")
+        self.__setstate__({"state": loaded, "param_groups": groups})
+        for last in self._optimizer_load_state_dict_post_hooks.values():
+            last(self)
+
+    # --- a step
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient. closure: computes the loss and its gradients; its answer is given back."""
+        if getattr(self, "_evaluating", False):
+            raise UserError(f"{self.naming.title} holds its answer in the parameters since eval(); call train() before the next step")
+        differentiable = self.defaults["differentiable"]
+        with torch.set_grad_enabled(bool(differentiable)):
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            if before.incomplete(self, self._options["accumulate"]):
+                return loss
+            self._climb(closure)
+            self._update(loss)
+        return loss
+
+    def _update(self, loss: Any) -> None:
+        if self._loops.again and self._repeated():
+            return
+        ready = [(i, group, self._members(group)) for i, group in enumerate(self.param_groups)]
+        ready = [(i, group, members) for i, group, members in ready if members]
+        kinds = [self._kinds.of(group, members[0].p) for _, group, members in ready]
+        if any(kind.bound.rule.scope == "group" for kind, _ in kinds):
+            self._all_as_one(ready, kinds, loss)
+            return
+        if any(kind.before is not None for kind, _ in kinds):
+            before.change([members for *_, members in ready], [(kind.before, values) for kind, values in kinds])
+        for (i, group, members), (kind, values) in zip(ready, kinds, strict=True):
+            self._step_group(i, group, members, kind, values, loss)
+
+    def _repeated(self) -> bool:
+        """Step as the last time, where nothing but numbers and gradients has changed; else leave it."""
+        calls = []
+        for i, group in enumerate(self.param_groups):
+            known = self._loops.again.get(i)
+            if known is None:
+                if any(p.grad is not None for p in group["params"]):
+                    return False
+                continue
+            kind, values = self._kinds.of(group, known.params[0])
+            places = known.gradients(group["params"], self.state) if kind.token == known.token else None
+            if places is None:
+                return False
+            calls.append((known.tensors, places, values))
+        for tensors, places, values in calls:
+            tensors(places, values)
+        return bool(calls)
+
+    def _step_group(
+        self, i: int, group: Mapping[str, Any], members: Sequence[Member], kind: Kind, values: dict[str, Any], loss: Any
+    ) -> None:
+        engine = self._options["engine"]
+        numbers = all(isinstance(v, float) for v in values.values())
+        whole = kind.bound.rule.scope == "tensor"
+        if engine in ("auto", "compiled") and not whole and numbers and not group["differentiable"]:
+            again = self.state if kind.before is None and self._options["accumulate"] == 1 else None
+            members = self._loops.step(i, kind.token, kind.bound, values, members, kind.singles, bool(group["maximize"]), again)
+        if group["maximize"]:
+            members = [Member(m.p, -m.g, m.state) for m in members]
+        if engine == "reference" or whole or group["differentiable"]:
+            for m in members:
+                one(
+                    kind.bound, values, m, states.given(kind.bound, m, loss, self.naming.title), kind.singles, bool(group["differentiable"])
+                )
+            return
+        for part in cohorts(members):
+            asked = [states.given(kind.bound, m, loss, self.naming.title) for m in part]
+            step = self._graph(kind) if part[0].p.device.type != "cpu" and engine != "flat" else None
+            gathered(kind.bound, values, part, {n: [a[n] for a in asked] for n in asked[0]}, kind.singles, step)
+
+    def _graph(self, kind: Kind) -> Callable:
+        if kind.token not in self._graphs:
+            self._graphs[kind.token] = graphed(kind.bound)
+        return self._graphs[kind.token]
+
+    def _members(self, group: Mapping[str, Any]) -> list[Member]:
+        """The parameters that have a gradient, with their states; the rows of sparse gradients are stepped at once."""
+        found = []
+        for p in group["params"]:
+            g = before.gradient(self.state, p)
+            if g is None:
+                continue
+            state = self.state[p]
+            if "step" not in state:
+                started = states.begin(
+                    *self._kinds.of(group, p), p, self.state, self.naming.title, self._options["state_dtype"], group["capturable"]
+                )
+                state.update(started)
+            if g.layout is torch.strided:
+                found.append(Member(p, g, state))
+            else:
+                before.rows(Member(p, -g if group["maximize"] else g, state), *self._kinds.of(group, p), self.naming.title)
+        return found
+
+    # --- rules and wrappers that see all parameters at once
+
+    def _all_as_one(self, ready: Sequence[Any], kinds: Sequence[Any], loss: Any) -> None:
+        """Step a rule that takes all parameters, of all groups, as one vector."""
+        if len({(kind.token, group["maximize"]) for (kind, _), (_, group, _) in zip(kinds, ready, strict=True)}) > 1:
+            raise UserError(f"{self.naming.title} sees the parameters of all groups as one: their flags and wrappers must be the same")
+        kind = kinds[0][0]
+        sign = -1 if ready[0][1]["maximize"] else 1
+        members = [Member(m.p, sign * m.g, m.state) for *_, part in ready for m in part]
+        if len({(m.p.dtype, m.p.device) for m in members}) > 1:
+            raise UserError(f"{self.naming.title} sees all parameters as one: they must be of one type and on one device")
+        sizes = [sum(real(m.p).numel() for m in part) for *_, part in ready]
+        values = {n: before.spread([v[n] for _, v in kinds], sizes, members[0].p) for n in kinds[0][1]}
+        given = {
+            n: [states.given(kind.bound, m, loss, self.naming.title)[n] for m in members]
+            for n in states.given(kind.bound, members[0], loss, self.naming.title)
+        }
+        if "loss" in given:
+            given["loss"] = [float(v) for v in given["loss"]]
+        if "noise" in kind.bound.requests:
+            t = int(members[0].state["step"])
+            drawn = noise.normal(self._options["seed"], t, real(members[0].p).new_empty(sum(sizes)))
+            given["noise"] = list(drawn.split([real(m.p).numel() for m in members]))
+        together(kind.bound, values, members, given, kind.singles)
+
+    def _climb(self, closure: Callable[[], Any] | None) -> None:
+        """Take the gradients again where a wrapper says, as sharpness-aware minimisation does."""
+        groups = [(group, self._members(group)) for group in self.param_groups if any(w.stage == "ascent" for w in self.naming.used(group))]
+        groups = [(group, members) for group, members in groups if members]
+        if not groups:
+            return
+        if closure is None:
+            raise UserError(
+                f"{self.naming.title}: the gradient is taken a second time; give step() a closure that clears and computes gradients"
+            )
+        kind, values = self._kinds.of(groups[0][0], groups[0][1][0].p)
+        members = [m for _, part in groups for m in part]
+        points = [m.p.detach().clone() for m in members]
+        with torch.no_grad():
+            before.climb(kind.bound, values, members)
+        with torch.enable_grad():
+            closure()
+        with torch.no_grad():
+            for m, point in zip(members, points, strict=True):
+                m.p.copy_(point)
+
+    # --- the answer
+
+    def eval(self) -> None:
+        """Put the answer into the parameters where that is not the point itself (averages, schedule-free rules); `train` takes it back."""
+        if getattr(self, "_evaluating", False):
+            return
+        self._points: dict[Tensor, Tensor] = {}
+        ours = {theirs: n for n, theirs in self.naming.states.items()}
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state.get(p)
+                if not state:
+                    continue
+                bound = self._kinds.of(group, p)[0].bound
+                self._points[p] = p.detach().clone()
+                with torch.no_grad():
+                    p.copy_(bound.readout(p, {ours.get(n, n): s for n, s in state.items()}))
+        self._evaluating = True
+
+    def train(self) -> None:
+        """Put the points back that `eval` took out of the parameters."""
+        with torch.no_grad():
+            for p, point in self._points.items() if getattr(self, "_evaluating", False) else ():
+                p.copy_(point)
+        self._evaluating, self._points = False, {}
