@@ -32,16 +32,16 @@ def incomplete(optimizer: torch.optim.Optimizer, parts: int) -> bool:
             if p.grad is None:
                 continue
             state = optimizer.state[p]
-            if "sum" not in state or not int(state["parts"]):
-                state["sum"] = torch.zeros_like(p)
-            state["sum"].add_(p.grad, alpha=1 / parts)
+            if "part_sum" not in state or not int(state["parts"]):
+                state["part_sum"] = torch.zeros_like(p)
+            state["part_sum"].add_(p.grad, alpha=1 / parts)
             state["parts"] = torch.tensor(float(done))
     if done < parts:
         return True
     for p in params:
         if "parts" in optimizer.state.get(p, {}):
             optimizer.state[p]["parts"] = torch.tensor(0.0) if int(optimizer.state[p]["parts"]) else optimizer.state[p]["parts"]
-            optimizer.state[p]["whole"] = optimizer.state[p].pop("sum", None)
+            optimizer.state[p]["whole"] = optimizer.state[p].pop("part_sum", None)
     return False
 
 

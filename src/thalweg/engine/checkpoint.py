@@ -70,7 +70,7 @@ def states(saved: Mapping[Any, Any], places: Mapping[int, Tensor], scalars: Iter
 
     scalars: names of states of one number. alike: whether all others have the parameter's shape; raises ValueError where one does not.
     """
-    alone = {"step", *scalars}
+    alone = {"step", "parts", *scalars}
     found: dict[Any, Any] = defaultdict(dict)
     for key, state in saved.items():
         if key not in places:

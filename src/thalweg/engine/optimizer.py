@@ -92,7 +92,8 @@ class Optimizer(torch.optim.Optimizer):
                     found[name] = held[0][name]
         for p, found in self.state.items():
             if isinstance(p, Tensor) and found and not isinstance(found.get("step", 1.0), Tensor):
-                found["step"] = states.count(p, float(found["step"]), False)
+                # torch's SGD and Muon do not count: what has a state was stepped at least once
+                found["step"] = states.count(p, float(found.get("step", 1.0)), False)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what `state_dict` of this class, or of torch's class of the same name, gave.

@@ -190,7 +190,7 @@ def together(
     states = {n: _alone(first.state[n]) if n in singles else torch.cat([_flat(m.state[n], kind) for m in members]) for n in names}
     asked: dict[str, Any] = {"t": int(first.state["step"]) + 1}
     for n, parts in given.items():
-        whole = isinstance(parts[0], Tensor) and parts[0].numel() == sizes[0]
+        whole = isinstance(parts[0], Tensor) and real(parts[0]).numel() == sizes[0]
         asked[n] = torch.cat([_flat(v, kind) for v in parts]) if whole else torch.as_tensor(parts[0], dtype=kind)
     if "weights" in given:
         asked["weights"] = layout.weights(first.p.device)
