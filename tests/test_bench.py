@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import json
 import sys
@@ -159,3 +160,198 @@ def test_a_turn_in_a_process_of_its_own(bench):
 def test_a_loss_and_its_model_are_one_module(bench):
     net = bench.Lossy(torch.nn.Linear(2, 1), F.mse_loss)
     assert net(torch.zeros(3, 2), net.model.bias.detach().expand(3, 1)) == 0
+
+
+# --- optimizers
+
+
+@pytest.fixture(scope="module")
+def steps():
+    with loaded("optim") as module:
+        yield module
+
+
+@pytest.fixture
+def little(steps, monkeypatch):
+    """The sets with few numbers."""
+    monkeypatch.setattr(steps, "shapes", lambda name, quick=False: [(64, 8), (32,)])
+
+
+def named(steps, name):
+    return next(row for row in steps.ROWS if row.name == name)
+
+
+def test_the_sets_are_of_the_sizes_that_the_table_says(steps):
+    sizes = {name: [torch.Size(shape).numel() for shape in steps.shapes(name)] for name in steps.SETS}
+    assert {name: len(found) for name, found in sizes.items()} == {"small": 100, "mixed": 60, "big": 1}
+    assert {name: sum(found) for name, found in sizes.items()} == {"small": 200_000, "mixed": 11_480_074, "big": 16_777_216}
+    assert [len(steps.shapes(name, quick=True)) for name in steps.SETS] == [100, 60, 1]
+    assert len({row.name for row in steps.ROWS}) == len(steps.ROWS) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_", "torchs"),
+    [
+        ("SGD", 12, ["default", "foreach", "fused"]),
+        ("SGD, momentum", 20, ["default", "foreach", "fused"]),
+        ("Adam", 28, ["default", "foreach", "fused"]),
+        ("Adam, amsgrad", 36, ["default", "foreach", "fused"]),
+        ("Rprop", 28, ["default", "foreach"]),
+        ("ASGD", 20, ["default", "foreach"]),
+        ("Lion", 20, []),
+        ("ScheduleFreeAdamW", 36, []),
+        ("Muon", 20, ["default"]),
+    ],
+)
+def test_sides_do_the_same_and_bytes_follow_from_the_states(steps, little, name, bytes_, torchs):
+    row = named(steps, name)
+    calls, size = steps.sides(row, steps.points(row, "small"), "cpu")
+    assert size == bytes_
+    assert list(calls) == ["thalweg", *torchs, "copy"]
+    calls["thalweg"]()  # its first step is done
+    for side in torchs:
+        calls[side]()
+        calls[side]()
+        theirs = [p for group in calls[side].__self__.param_groups for p in group["params"]]
+        ours = [p for group in calls["thalweg"].__self__.param_groups for p in group["params"]]
+        assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_every_rule_can_be_measured(steps, little):
+    for row in steps.ROWS:
+        calls, size = steps.sides(row, steps.points(row, "small"), "cpu")
+        for call in calls.values():
+            call()
+        assert size >= 12, row.name
+
+
+def test_sides_take_turns(steps):
+    seen = []
+    calls = {side: lambda side=side: seen.append(side) for side in ("thalweg", "copy")}
+    seconds = steps.measure(calls, quick=True)
+    rounds = steps.QUICK[1]
+    assert {side: len(values) for side, values in seconds.items()} == {"thalweg": rounds, "copy": rounds}
+    order = [side for i, side in enumerate(seen) if i == 0 or seen[i - 1] != side]
+    assert order == ["thalweg", "copy"] * (rounds + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "promise"),
+    [
+        ("Adam", ("small", 200_000, True), {"default": 3.0, "fused": 0.95}),
+        ("Adam", ("mixed", 11_000_000, True), {"fused": 0.95, "copy": 0.8}),
+        ("NAdam", ("small", 200_000, False), {"default": 3.0}),
+        ("NAdam", ("big", 16_000_000, False), {"default": 2.0, "copy": 0.8}),
+        ("Lion", ("small", 200_000, False), {}),
+        ("Lion", ("big", 16_000_000, False), {"copy": 0.8}),
+        ("Muon", ("big", 16_000_000, False), {}),
+        ("Adam", ("big", 16_000_000, True, "cuda"), {}),
+    ],
+)
+def test_what_is_promised(steps, name, asked, promise):
+    assert steps.promised(named(steps, name), *asked) == promise
+
+
+def test_the_most_bytes_held_are_counted(steps):
+    kept = []
+
+    def call():
+        kept.append(torch.zeros(1000))
+        torch.zeros(500) + torch.zeros(500)  # three of 2,000 bytes, soon gone
+        kept.append(torch.zeros(1000))
+
+    assert steps.allocated(call) == (10_000, 8000)
+
+
+def memory(tensors=100):
+    return {"tensors": tensors, "python": 4000, "bucket": 10_000}
+
+
+def answers(steps, little_else=(), **change):
+    """Turns of a rule that keeps its promises but for what is changed."""
+    middle = {"thalweg": 1.0, "default": 4.0, "foreach": 3.0, "fused": 1.1, "copy": 0.9, **dict(little_else)}
+    cold = {"seconds": 0.5, "first_use": 1.0, "compiled": 1, "recompiled": 0, "memory": memory(), **change}
+
+    def turn(what, cache):
+        if what in change:
+            raise steps.Failed("out of luck")
+        if what != "table":
+            assert cache.is_dir()
+            return cold
+        seconds = {side: [value] * 3 for side, value in middle.items()}
+        sizes = {"small": 200_000, "mixed": 11_000_000, "big": 16_000_000}
+        row = named(steps, "Adam")
+        return {name: {"tensors": 1, **steps.judged(row, name, n, True, 28.0, seconds, "cpu")} for name, n in sizes.items()}
+
+    return turn
+
+
+@pytest.mark.parametrize(
+    ("sides", "change", "said"),
+    [
+        ({}, {}, None),
+        ({"default": 2.0}, {}, "Adam, 100 small tensors: 2.00 times as fast as torch's default, 3 is promised"),
+        ({"fused": 0.9}, {}, "Adam, one big tensor: 0.90 times as fast as torch's fused, 0.95 is promised"),
+        ({"copy": 0.7}, {}, "0.70 times the bandwidth of a copy, 0.8 is promised"),
+        ({}, {"seconds": 11.0}, "11.0 s with an empty cache folder, 10 s is promised"),
+        ({}, {"seconds": 3.0}, "3.0 s with a filled cache folder, 2 s is promised"),
+        ({}, {"recompiled": 2}, "compiled 2 times during 1000 scheduled steps, never is promised"),
+        ({}, {"memory": memory(7000)}, "7 kB of tensors and 4 kB of Python's beside parameters, gradients and states, 10 kB is promised"),
+        ({}, {"table": True}, "Adam: table failed: out of luck"),
+        ({}, {"warm": True}, "Adam: first step failed: out of luck"),
+    ],
+)
+def test_what_a_rule_is_blamed_for(steps, sides, change, said, capsys):
+    found = steps.assembled(named(steps, "Adam"), answers(steps, sides, **change))
+    table = {**results(steps, found), "accelerator": [{"row": "all", "not_measured": "this machine has none"}]}
+    told = steps.missed(table)
+    assert any(said in text for text in told) if said else told == []
+    steps.show(table)
+    assert "on an accelerator: not measured, this machine has none" in capsys.readouterr().out
+    page = steps.page(json.loads(json.dumps(table)))
+    assert ("**" in page) == (said is not None and "failed" not in said)
+    assert "| Adam |" in page
+    assert "On an accelerator: not measured, this machine has none." in page
+
+
+def test_the_page_of_the_optimizers_is_filled(steps):
+    table = results(steps, steps.assembled(named(steps, "Adam"), answers(steps)))
+    text = (ROOT / "docs" / "optim.md").read_text(encoding="utf-8")
+    fill = sys.modules["common"].fill
+    once = fill(text, steps.page(table))
+    assert "| Adam | 28 | 1000 | 4000 | 3000 | 1100 | 900 | 4.00 | 3.00 | 1.10 | 90% |" in once
+    assert "100 small tensors, 0.2 million numbers, milliseconds a step:" in once
+    assert fill(once, steps.page(table)) == once
+
+
+def test_an_accelerator_that_is_measured_has_tables_of_its_own(steps):
+    table = results(steps, steps.assembled(named(steps, "Adam"), answers(steps)))
+    other = {**table, "rows": [], "accelerator": table["rows"], "hardware": {**table["hardware"], "accelerator": "a card"}}
+    assert "On a card, 2000-01-01, torch 2:" in steps.page({**table, "accelerator": []}, other)
+
+
+def test_an_accelerator_that_is_not_there_is_not_measured(steps, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert steps.main(["--device", "cuda", "--json", str(tmp_path / "found.json")]) == 0
+    assert json.loads((tmp_path / "found.json").read_text())["accelerator"] == [{"row": "all", "not_measured": "this machine has none"}]
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_the_first_step_of_a_process(steps, common, tmp_path):
+    found = common.answer(ROOT / "bench" / "optim.py", ["Adam", "warm"], ["--quick"], tmp_path)
+    assert found["compiled"] == (1 if steps.kernel.available() else 0)
+    assert found["seconds"] > 0
+
+
+def test_what_is_compiled_and_held_is_counted(steps, little, monkeypatch):
+    monkeypatch.setattr(steps, "SCHEDULED", 20)
+    row = named(steps, "ScheduleFreeAdamW")
+    assert steps.recompiled(row, "cpu") == 0
+    found = steps.beside(row, True, "cpu")
+    assert found["bucket"] == 4 * 5 * (64 * 8 + 32)
+    if steps.kernel.available():
+        assert found["tensors"] < 1000 < found["python"]
+
+
+def test_numbers_in_words(steps):
+    assert doctest.testmod(steps).failed == 0

@@ -80,35 +80,41 @@ def _nesterov(group: Group) -> None:
 MOMENTS = {"m": "exp_avg", "s": "exp_avg_sq"}
 ADAM: Mapping[str, Any] = {"check": _no_lists_of_tensors, "decoupled": True}
 
-SGD = _torch("SGD", RULES["sgd"], "lr momentum dampening weight_decay nesterov", {"v": "momentum_buffer"}, check=_nesterov)
+SGD = _torch("SGD", RULES["sgd"], "lr momentum dampening weight_decay nesterov", {"v": "momentum_buffer"}, check=_nesterov, sparse=True)
 Adagrad = _torch(
-    "Adagrad", RULES["adagrad"], "lr lr_decay weight_decay initial_accumulator_value=initial eps", {"s": "sum"}
+    "Adagrad", RULES["adagrad"], "lr lr_decay weight_decay initial_accumulator_value=initial eps", {"s": "sum"},
+    more=("foreach",), eager=True,
 )  # fmt: skip
 RMSprop = _torch(
     "RMSprop", RULES["rmsprop"], "lr alpha=gamma eps weight_decay momentum centered",
     {"s": "square_avg", "a": "grad_avg", "v": "momentum_buffer"},
+    more=("capturable", "foreach", "maximize", "differentiable"),
 )  # fmt: skip
-Adadelta = _torch("Adadelta", RULES["adadelta"], "lr rho eps weight_decay", {"s": "square_avg", "d": "acc_delta"})
+Adadelta = _torch("Adadelta", RULES["adadelta"], "lr rho eps weight_decay", {"s": "square_avg", "d": "acc_delta"}, more=("foreach",))
 Adam = _torch("Adam", RULES["adam"], "lr betas=beta1,beta2 eps weight_decay amsgrad", {**MOMENTS, "top": "max_exp_avg_sq"}, **ADAM)
 AdamW = _torch("AdamW", RULES["adamw"], "lr betas=beta1,beta2 eps weight_decay amsgrad", {**MOMENTS, "top": "max_exp_avg_sq"}, **ADAM)
-Adamax = _torch("Adamax", RULES["adamax"], "lr betas=beta1,beta2 eps weight_decay", {"m": "exp_avg", "u": "exp_inf"})
+Adamax = _torch("Adamax", RULES["adamax"], "lr betas=beta1,beta2 eps weight_decay", {"m": "exp_avg", "u": "exp_inf"}, more=("foreach",))
 NAdam = _torch(
-    "NAdam", RULES["nadam"], "lr betas=beta1,beta2 eps weight_decay momentum_decay", {**MOMENTS, "product": "mu_product"}, decoupled=True
+    "NAdam", RULES["nadam"], "lr betas=beta1,beta2 eps weight_decay momentum_decay", {**MOMENTS, "product": "mu_product"},
+    decoupled=True, more=("decoupled_weight_decay",),
 )  # fmt: skip
-RAdam = _torch("RAdam", RULES["radam"], "lr betas=beta1,beta2 eps weight_decay", MOMENTS, decoupled=True)
+RAdam = _torch("RAdam", RULES["radam"], "lr betas=beta1,beta2 eps weight_decay", MOMENTS, decoupled=True, more=("decoupled_weight_decay",))
 Rprop = _torch(
     "Rprop", RULES["rprop"], "lr etas=eta_minus,eta_plus step_sizes=smallest,largest", {"before": "prev", "size": "step_size"},
     says={"etas": "Invalid eta values: {}"},
 )  # fmt: skip
-ASGD = _torch("ASGD", RULES["asgd"], "lr lambd alpha t0 weight_decay", {"mean": "ax"})
+ASGD = _torch(
+    "ASGD", RULES["asgd"], "lr lambd alpha t0 weight_decay", {"mean": "ax"}, more=("foreach", "maximize", "differentiable", "capturable")
+)
 Adafactor = _torch(
     "Adafactor", RULES["adafactor"], "lr beta2_decay eps=eps1,eps2 d weight_decay", {"r": "row_var", "c": "col_var", "v": "variance"},
     says={"eps": "epsilon1 should be >= 0 and epsilon2 too: {}", "d": "Clipping threshold d should be >= 1: {}",
-          "beta2_decay": "beta2_decay should be <= 0: {}"},
+          "beta2_decay": "beta2_decay should be <= 0: {}"}, shown={"eps": (None, 1e-3)},
 )  # fmt: skip
 Muon = _torch(
     "Muon", RULES["muon"], "lr weight_decay momentum nesterov ns_coefficients=ns_a,ns_b,ns_c eps ns_steps adjust_lr_fn=adjust",
     {"v": "momentum_buffer"}, says={"adjust_lr_fn": "Adjust learning rate function {} is not supported"}, matrices=True,
+    shown={"adjust_lr_fn": None},
 )  # fmt: skip
 
 Yogi = _torch("Yogi", RULES["yogi"], "lr betas=beta1,beta2 eps weight_decay", MOMENTS)

@@ -146,14 +146,17 @@ def climb(bound: Bound, values: Mapping[str, Any], members: Sequence[Member]) ->
 # --- sparse gradients
 
 
-def rows(m: Member, kind: Any, values: Mapping[str, Any], title: str) -> None:
-    """Step the rows that a sparse gradient names, where the rule leaves numbers without a gradient as they are."""
+def rows(m: Member, kind: Any, values: Mapping[str, Any], title: str, dense: bool) -> bool:
+    """Step the rows that a sparse gradient names, where the rule leaves numbers without a gradient as they are.
+
+    dense: whether the gradient may be stepped as a dense one where it does not, which is said by False. Raises RuntimeError where not.
+    """
     bound = kind.bound
     if m.g.layout is not torch.sparse_coo or bound.rule.scope != "element" or m.p.is_complex() or not _at_rest(bound, values, kind.singles):
+        if dense and "weight_decay" not in bound.active:
+            return False
         decay = ": the weight_decay option is not compatible with sparse gradients" if "weight_decay" in bound.active else ""
-        raise RuntimeError(
-            f"{title} does not support sparse gradients{decay}; step these parameters by SGD without momentum or Adagrad"
-        )
+        raise RuntimeError(f"{title} does not support sparse gradients{decay}; step these parameters by SGD without momentum or Adagrad")
     g = m.g.coalesce()
     place = tuple(g.indices())
     x = m.p.detach()[place]
@@ -167,6 +170,7 @@ def rows(m: Member, kind: Any, values: Mapping[str, Any], title: str) -> None:
             else:
                 m.state[n][place] = s.view(x.shape)
         m.state["step"] += 1
+    return True
 
 
 def _at_rest(bound: Bound, values: Mapping[str, Any], singles: frozenset[str]) -> bool:

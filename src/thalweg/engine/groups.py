@@ -48,7 +48,8 @@ class Kinds:
         structure = {n: int(v) if hypers[n].domain.kind == "int" else v for n, v in config.items() if hypers[n].domain.structural}
         switches = {"weight_decay", *(start.option for start in rule.states.values() if hasattr(start, "option"))} & config.keys()
         active = frozenset(n for n in switches if n not in structure and _on(config[n]))
-        token = (rule.decay, tuple(structure.items()), active, tuple(w.name for w in used))
+        sign = bool(group["maximize"]), bool(group["differentiable"])
+        token = (rule.decay, tuple(structure.items()), active, tuple(w.name for w in used), sign)
         if token not in self.known:
             used.sort(key=lambda w: (STAGES.index(w.stage), w.name))
             bound = Bound(rule, tuple(used), structure, active, Layout(("x",), (torch.Size([3]),), wide(dtype)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 from thalweg.errors import UserError
 
 HALVINGS = 30
+_STEP = inspect.unwrap(torch.optim.LBFGS.step)
+"""torch's step without what it runs around steps, hooks among it, which ours has too."""
 
 
 class LBFGS(torch.optim.LBFGS):
@@ -62,7 +65,8 @@ class LBFGS(torch.optim.LBFGS):
 
         try:
             for halving in range(HALVINGS):
-                loss = super().step(call)
+                with torch.no_grad():
+                    loss = _STEP(self, call)
                 if not torch.isfinite(torch.as_tensor(first[0])).all():
                     raise UserError(
                         f"LBFGS: the loss is {float(first[0])} at the point where the step begins; start from a point where it is finite"

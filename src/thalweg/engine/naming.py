@@ -33,7 +33,9 @@ class Naming:
     arguments: argument -> hyperparameter, or several where the argument is a tuple; in the class's order. states: ours -> theirs.
     says: argument -> the words in which a value outside its domain is refused, where they are not "Invalid ... value".
     check: raises ValueError where arguments do not go together. decoupled: whether the class takes `decoupled_weight_decay`.
-    matrices: whether only tensors of two dimensions are stepped.
+    matrices: whether only tensors of two dimensions are stepped. more: flags that the class also takes by position, behind its arguments.
+    shown: arguments whose default is None in the groups and stands for the rule's. eager: whether states begin with the optimizer.
+    sparse: whether sparse gradients are made dense where the rule cannot step their rows alone.
     """
 
     title: str
@@ -44,6 +46,10 @@ class Naming:
     check: Callable[[Group], None] | None = None
     decoupled: bool = False
     matrices: bool = False
+    more: tuple[str, ...] = ()
+    shown: dict[str, Any] = field(default_factory=dict)
+    eager: bool = False
+    sparse: bool = False
     wrappers: tuple[Wrapper, ...] = ()
 
     @cached_property
@@ -67,11 +73,11 @@ class Naming:
         named |= {n: values[n] for n in self.rule.hypers if self.places[n][0] == n and n not in named}
         if self.decoupled:
             named["decoupled_weight_decay"] = self.rule.decay == "decoupled"
-        return named | FLAGS
+        return named | self.shown | FLAGS
 
     def given(self, positional: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults of all groups, from the arguments of a call; raises TypeError where there is no such argument."""
-        names = list(self.arguments)
+        names = [*self.arguments, *self.more]
         if len(positional) > len(names):
             raise TypeError(
                 f"{self.title} takes {len(names)} arguments by position behind params ({', '.join(names)}), not {len(positional)}"
@@ -85,10 +91,10 @@ class Naming:
         used = {w.name: w for n, w in self.around.items() if n in values}.values()
         return {**self.defaults, **{n: h.default for w in used for n, h in w.hypers.items()}, **values}
 
-    def known(self, name: str) -> None:
-        """Raise TypeError where this is no argument of the class, offering the nearest."""
+    def known(self, name: str, alike: float = 0.0) -> None:
+        """Raise TypeError where this is no argument of the class, offering the nearest; alike: only where one is so near."""
         options = [*self.defaults, *self.around]
-        if name not in options:
+        if name not in options and (not alike or get_close_matches(name, options, n=1, cutoff=alike)):
             near = get_close_matches(name, options, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UnknownArgument(f"{self.title} has no argument '{name}'{hint} (it takes {', '.join(n for n in self.defaults)})")
@@ -125,8 +131,8 @@ class Naming:
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"Tensor {argument} must be 1-element")
-            value = float(value)
-        if value is None and argument == "eps":
+            value = float(value.detach())
+        if value is None and argument in self.shown:
             return
         try:
             hyper.domain.check(value, argument)
@@ -170,7 +176,9 @@ class Naming:
         for name in self._hypers(group):
             argument, i = self.places.get(name, (name, None))
             value = group[argument] if i is None else group[argument][i]
-            found[name] = torch.finfo(dtype).eps if value is None and argument == "eps" else value
+            if value is None and argument in self.shown:
+                value = torch.finfo(dtype).eps if argument == "eps" else self.rule.hypers[name].default
+            found[name] = value
         return found
 
 

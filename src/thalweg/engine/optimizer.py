@@ -67,14 +67,16 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group, as torch.optim's classes do; its values are checked as those of the constructor are."""
         if isinstance(param_group, dict):
             for name in param_group:
-                if name not in ("params", "param_names", "initial_lr", *self.defaults):
-                    self.naming.known(name)
+                self.naming.known(name, alike=0.8)  # groups may carry keys of the user's own
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
         try:
-            self.naming.checked(self.param_groups[-1])
+            self.naming.checked(group)
         except Exception:
             self.param_groups.pop()
             raise
+        for p in group["params"] if self.naming.eager else ():
+            self._begun(group, p)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_options": dict(self._options)}
@@ -85,15 +87,16 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.naming.defaults.items():
                 group.setdefault(name, value)
+            if self.naming.rule.decay == "decoupled" and self.naming.decoupled:  # also where the state is Adam's
+                group["decoupled_weight_decay"] = True
         if self.naming.rule.scope == "group":  # what is one number for all parameters is one tensor
             for name in self.naming.singles:
                 held = [found for found in self.state.values() if isinstance(found, dict) and name in found]
                 for found in held[1:]:
                     found[name] = held[0][name]
         for p, found in self.state.items():
-            if isinstance(p, Tensor) and found and not isinstance(found.get("step", 1.0), Tensor):
-                # torch's SGD and Muon do not count: what has a state was stepped at least once
-                found["step"] = states.count(p, float(found.get("step", 1.0)), False)
+            if isinstance(p, Tensor) and not isinstance(found.get("step", found), Tensor | dict):
+                found["step"] = states.count(p, float(found["step"]), {})
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what `state_dict` of this class, or of torch's class of the same name, gave.
@@ -184,7 +187,7 @@ class Optimizer(torch.optim.Optimizer):
             return
         for part in cohorts(members):
             asked = [states.given(kind.bound, m, loss, self.naming.title) for m in part]
-            step = self._graph(kind) if part[0].p.device.type != "cpu" and engine != "flat" else None
+            step = self._graph(kind) if part[0].p.device.type not in ("cpu", "meta") and engine != "flat" else None
             gathered(kind.bound, values, part, {n: [a[n] for a in asked] for n in asked[0]}, kind.singles, step)
 
     def _graph(self, kind: Kind) -> Callable:
@@ -199,17 +202,26 @@ class Optimizer(torch.optim.Optimizer):
             g = before.gradient(self.state, p)
             if g is None:
                 continue
-            state = self.state[p]
-            if "step" not in state:
-                started = states.begin(
-                    *self._kinds.of(group, p), p, self.state, self.naming.title, self._options["state_dtype"], group["capturable"]
-                )
-                state.update(started)
+            state = self._begun(group, p)
             if g.layout is torch.strided:
                 found.append(Member(p, g, state))
             else:
-                before.rows(Member(p, -g if group["maximize"] else g, state), *self._kinds.of(group, p), self.naming.title)
+                member = Member(p, -g if group["maximize"] else g, state)
+                if not before.rows(member, *self._kinds.of(group, p), self.naming.title, self.naming.sparse):
+                    found.append(Member(p, g.to_dense(), state))
         return found
+
+    def _begun(self, group: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
+        """The states of a parameter; those that it lacks begin now, as when a momentum is switched on."""
+        state = self.state[p]
+        kind, values = self._kinds.of(group, p)
+        optional = kind.bound.rule.scope == "tensor"
+        if "step" not in state or not all(n in state for n in (*kind.bound.outer, *(() if optional else kind.bound.states))):
+            started = states.begin(kind, values, p, self.state, self.naming.title, self._options["state_dtype"], group)
+            if "step" not in state and any(n in state for n in kind.bound.states):  # put there as torch's SGD leaves it, uncounted
+                started["step"].fill_(1.0)
+            state.update({n: s for n, s in started.items() if n not in state})
+        return state
 
     # --- rules and wrappers that see all parameters at once
 

@@ -14,10 +14,11 @@ from thalweg.engine.stepping import Member, real
 from thalweg.errors import UserError
 
 States = Mapping[Any, dict[str, Any]]
+Group = Mapping[str, Any]
 
 
 def begin(
-    kind: Kind, values: Mapping[str, Any], p: Tensor, states: States, title: str, dtype: torch.dtype | None, capturable: bool
+    kind: Kind, values: Mapping[str, Any], p: Tensor, states: States, title: str, dtype: torch.dtype | None, group: Group
 ) -> dict[str, Any]:
     """The states of a parameter before its first update. states: of all parameters; dtype: of these, by default the parameter's."""
     bound = kind.bound
@@ -25,7 +26,7 @@ def begin(
         raise RuntimeError(f"{title} does not support complex parameters: give their real view, torch.view_as_real(p)")
     x = real(p.detach())
     x = x if dtype is None else x.to(dtype)
-    found: dict[str, Any] = {"step": count(p, 0.0, capturable)}
+    found: dict[str, Any] = {"step": count(p, 0.0, group)}
     with torch.no_grad():
         started = {**bound.begin(bound.states, x, values), **bound.begin(bound.outer, x, values)}
     for name, value in started.items():
@@ -33,7 +34,7 @@ def begin(
             continue
         if name in kind.singles:
             shared = next((s[name] for s in states.values() if name in s), None) if bound.rule.scope == "group" else None
-            found[name] = value.to(torch.get_default_dtype()) if shared is None else shared
+            found[name] = value.to(_single_type()) if shared is None else shared
         else:
             found[name] = torch.view_as_complex(value) if p.is_complex() else value
     if "x0" in bound.requests:
@@ -41,9 +42,15 @@ def begin(
     return found
 
 
-def count(p: Tensor, value: float, capturable: bool) -> Tensor:
-    """The count of updates, as torch.optim keeps it: one number in the default type, on the processor unless it must be captured."""
-    return torch.tensor(value, dtype=torch.get_default_dtype(), device=p.device if capturable and p.device.type != "cpu" else "cpu")
+def count(p: Tensor, value: float, group: Group) -> Tensor:
+    """The count of updates, as torch.optim keeps it: on the processor unless it must be captured, in single precision where fused."""
+    away = p.device.type not in ("cpu", "meta") and group.get("capturable")
+    return torch.tensor(value, dtype=torch.float32 if group.get("fused") else _single_type(), device=p.device if away else "cpu")
+
+
+def _single_type() -> torch.dtype:
+    """The type of states of one number, as torch.optim has it."""
+    return torch.float64 if torch.get_default_dtype() is torch.float64 else torch.float32
 
 
 def given(bound: Bound, m: Member, loss: Any, title: str) -> dict[str, Any]:

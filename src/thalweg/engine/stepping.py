@@ -64,12 +64,15 @@ def one(
         states = {n: s if n in bound.outer else {0: m.state[n].to(kind)} for n, s in states.items()}
         states |= {n: {} for n in bound.states if n not in states}
     asked = {"t": int(m.state["step"]) + 1, **{n: _flat(v, kind) if isinstance(v, Tensor) else v for n, v in given.items()}}
-    new, after = bound.on(Layout(("x",), (x.shape,), kind)).step(_flat(m.p, kind), _flat(m.g, kind), states, values, asked)
+    point = _flat(m.p, kind).clone() if keep else _flat(m.p, kind)  # which a graph may need as it was
+    new, after = bound.on(Layout(("x",), (x.shape,), kind)).step(point, _flat(m.g, kind), states, values, asked)
     x.copy_(new.view(x.shape))
     for n, found in after.items():
         s = found.get(0) if isinstance(found, dict) else found
         if s is not None and keep:
-            m.state[n] = s if n in singles else s.view(m.state[n].shape)
+            old = m.state[n]
+            s = s.to(old.dtype) if n in singles else s.view(real(old).shape)
+            m.state[n] = torch.view_as_complex(s) if old.is_complex() else s
         elif s is not None:
             old = real(m.state[n])
             old.copy_(s.view(old.shape))

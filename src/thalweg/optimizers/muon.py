@@ -7,9 +7,10 @@ from typing import Annotated
 
 import torch
 
-from thalweg.core import Choice, Count, Decay, Domain, Epsilon, Flag, Penalty, Rate, rule, zeros
+from thalweg.core import Choice, Decay, Domain, Epsilon, Flag, Penalty, Rate, rule, zeros
 
 Coefficient = Annotated[float, Domain("Coefficient")]
+Rounds = Annotated[int, Domain("Rounds", kind="int", low=0, high=99)]
 
 
 def orthogonal(m, a, b, c, eps, steps):
@@ -26,7 +27,7 @@ def orthogonal(m, a, b, c, eps, steps):
 @rule(scope="tensor", decay="decoupled", batched=False)
 def muon(
     x, g, v=zeros, *, lr: Rate = 1e-3, momentum: Decay = 0.95, nesterov: Flag = True,
-    ns_a: Coefficient = 3.4445, ns_b: Coefficient = -4.775, ns_c: Coefficient = 2.0315, eps: Epsilon = 1e-7, ns_steps: Count = 5,
+    ns_a: Coefficient = 3.4445, ns_b: Coefficient = -4.775, ns_c: Coefficient = 2.0315, eps: Epsilon = 1e-7, ns_steps: Rounds = 5,
     adjust: Annotated[str, Choice("original", "match_rms_adamw")] = "original", weight_decay: Penalty = 0.1,
 ):  # fmt: skip
     v = v.lerp(g, 1 - momentum)
