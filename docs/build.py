@@ -24,7 +24,7 @@ STYLE += "table{border-collapse:collapse}td,th{border-bottom:1px solid #ccc;padd
 
 def page(title: str, body: str) -> str:
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    pages = [("index", "start"), ("walkthrough", "walk-through"), *((s, s) for s in ("measuring", "fleet", "report", "design"))]
+    pages = [("index", "start"), ("walkthrough", "walk-through"), *((s, s) for s in ("measuring", "fleet", "optim", "report", "design"))]
     links = [*pages, *((s, s) for s in catalogue.SHELVES)]
     menu = " · ".join(f'<a href="{name}.html">{label}</a>' for name, label in links)
     return f"{head}<nav>{menu}</nav>{body}</html>"

@@ -174,7 +174,7 @@ def test_lbfgs_as_torch_and_finite_where_torch_is_not():
 
     for _ in range(20):
         optimizer.step(barrier)
-    assert float(x) == pytest.approx(1.0, abs=1e-6)
+    assert x.item() == pytest.approx(1.0, abs=1e-6)
 
 
 # --- invariants
@@ -490,15 +490,13 @@ def test_the_type_of_states_survives_a_checkpoint():
 def test_rates_change_without_another_compilation():
     params = parameters("Adam")
     optimizer = walked(optim.Adam, params, 2, weight_decay=0.1)
-    scheduler = tw.Scheduler(optimizer, lr=tw.schedules.cosine(total=100, warmup=10), weight_decay=tw.schedules.linear(total=200))
+    scheduler = tw.Scheduler(optimizer, lr=tw.schedules.cosine(total=100, warmup=10), weight_decay=tw.schedules.linear(total=90, warmup=10))
     before = len(kernel.compilations), len(optimizer._loops.loops)
     for t in range(100):
         slopes(params, t, sparse=False)
         optimizer.step()
         scheduler.step()
-    # a decay of nothing is a formula of its own; no rate is
-    assert len(kernel.compilations) - before[0] <= 1
-    assert len(optimizer._loops.loops) - before[1] <= 1
+    assert (len(kernel.compilations), len(optimizer._loops.loops)) == before
 
 
 # --- wrappers and options

@@ -153,9 +153,9 @@ def rows(m: Member, kind: Any, values: Mapping[str, Any], title: str, dense: boo
     """
     bound = kind.bound
     if m.g.layout is not torch.sparse_coo or bound.rule.scope != "element" or m.p.is_complex() or not _at_rest(bound, values, kind.singles):
-        if dense and "weight_decay" not in bound.active:
+        if dense and not values.get("weight_decay"):
             return False
-        decay = ": the weight_decay option is not compatible with sparse gradients" if "weight_decay" in bound.active else ""
+        decay = ": the weight_decay option is not compatible with sparse gradients" if values.get("weight_decay") else ""
         raise RuntimeError(f"{title} does not support sparse gradients{decay}; step these parameters by SGD without momentum or Adagrad")
     g = m.g.coalesce()
     place = tuple(g.indices())

@@ -29,10 +29,13 @@ class Kind:
 
 
 class Kinds:
-    """The structures that the groups of an optimizer have had."""
+    """The structures that the groups of an optimizer have had.
 
-    def __init__(self, naming: Naming) -> None:
-        self.naming = naming
+    decaying: whether weight decay is part of the formula also where it is 0, so that a schedule may pass there without another compilation.
+    """
+
+    def __init__(self, naming: Naming, decaying: bool = False) -> None:
+        self.naming, self.decaying = naming, decaying
         self.known: dict[Any, Kind] = {}
 
     def of(self, group: Mapping[str, Any], p: Tensor) -> tuple[Kind, dict[str, Any]]:
@@ -47,7 +50,7 @@ class Kinds:
         hypers = {**rule.hypers, **{n: h for w in used for n, h in w.hypers.items()}}
         structure = {n: int(v) if hypers[n].domain.kind == "int" else v for n, v in config.items() if hypers[n].domain.structural}
         switches = {"weight_decay", *(start.option for start in rule.states.values() if hasattr(start, "option"))} & config.keys()
-        active = frozenset(n for n in switches if n not in structure and _on(config[n]))
+        active = frozenset(n for n in switches if n not in structure and (_on(config[n]) or (self.decaying and n == "weight_decay")))
         sign = bool(group["maximize"]), bool(group["differentiable"])
         token = (rule.decay, tuple(structure.items()), active, tuple(w.name for w in used), sign)
         if token not in self.known:

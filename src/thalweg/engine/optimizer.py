@@ -58,7 +58,7 @@ class Optimizer(torch.optim.Optimizer):
     def _reset(self) -> None:
         """Forget what is worked out anew when it is needed."""
         self._loops = Loops()
-        self._kinds = Kinds(self.naming)
+        self._kinds = Kinds(self.naming, decaying=self._options["engine"] in ("auto", "compiled"))
         self._graphs: dict[Any, Callable] = {}
 
     # --- groups, copies, checkpoints
