@@ -81,13 +81,20 @@ def compiled(bound: Bound, key: Key) -> Loop | None:
     """
     if not (kernel.available() and bound.by_number and bound.rule.scope == "element" and bound.requests <= GIVEN):
         return None
-    try:
-        text = _Text(bound, key)
-        source = text.source()
-    except (Unrecordable, _Unwritten):
-        return None
-    call = kernel.load(source)
-    return None if call is None else Loop(call, text.hypers, max(1, len(text.kept)), 3 + len(key.states))
+    rule = bound.rule
+    name = (rule.function, rule.decay, tuple(bound.structure.items()), bound.active, tuple(w.function for w in bound.wrappers), key)
+    if name not in _loops:  # many an optimizer has the same update
+        try:
+            text = _Text(bound, key)
+            call = kernel.load(text.source())
+            _loops[name] = None if call is None else Loop(call, text.hypers, max(1, len(text.kept)), 3 + len(key.states))
+        except (Unrecordable, _Unwritten):
+            _loops[name] = None
+    return _loops[name]
+
+
+_loops: dict[Any, Loop | None] = {}
+"""The loops of this process."""
 
 
 class _Unwritten(Exception):
