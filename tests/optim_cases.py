@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,17 +40,6 @@ def shapes_of(name: str) -> tuple[tuple[int, ...], ...]:
 def element(name: str) -> bool:
     """Whether the class's rule treats every number by itself."""
     return getattr(optim, name).naming.rule.scope == "element"
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """In which torch's NAdam and ASGD keep numbers of their own."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def parameters(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, strided: bool = True) -> list[Tensor]:

@@ -23,7 +23,6 @@ from optim_cases import (
     TORCH,
     TWINS,
     apart,
-    default_dtype,
     element,
     flat,
     parameters,
@@ -34,6 +33,7 @@ from optim_cases import (
 from thalweg import optim
 from thalweg.core import Decay, Domain, Rate, zeros
 from thalweg.engine import kernel
+from thalweg.engine.numbers import numbers_of
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_every_class_of_torch_is_tried():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=NAMED)
 def test_a_hundred_steps_as_torch(name, options, dtype):
-    with default_dtype(dtype):
+    with numbers_of(dtype):
         theirs = parameters(name, dtype)
         start = flat(theirs)
         walked(getattr(torch.optim, name), theirs, 100, **options)
@@ -111,7 +111,7 @@ def test_groups_with_options_of_their_own_and_tied_parameters_as_torch(name):
         groups = [{"params": params[:half], "lr": 0.02}, {"params": params[half:]}]
         if name != "Rprop":
             groups[1]["weight_decay"] = 0.3
-        with default_dtype(torch.float64):
+        with numbers_of(torch.float64):
             walked(lambda _, groups=groups, library=library: getattr(library, name)(groups), params, 60)
             tied = torch.nn.Linear(3, 3).double()
             torch.manual_seed(0)
@@ -134,7 +134,7 @@ def test_groups_with_options_of_their_own_and_tied_parameters_as_torch(name):
 def test_a_hundred_steps_as_the_twin(name, dtype, engine):
     cases = [{}, {"lr": 0.005, "weight_decay": 0.05}] if name != "Prodigy" else [{}, {"lr": 0.5, "d0": 1e-3}]
     for options in cases:
-        with default_dtype(dtype):
+        with numbers_of(dtype):
             theirs, ours = parameters(name, dtype), parameters(name, dtype)
             start = flat(theirs)
             walked(TWINS[name], theirs, 100, **FIXED.get(name, {}), **options)
@@ -460,7 +460,7 @@ def test_states_replaced_or_moved_between_steps_are_seen():
 @pytest.mark.parametrize("name", TORCH)
 def test_checkpoints_of_torch_are_read_and_ours_are_read_by_torch(name):
     for giver, taker in ((torch.optim, optim), (optim, torch.optim)):
-        with default_dtype(torch.float64):
+        with numbers_of(torch.float64):
             params = parameters(name, torch.float64, strided=False)
             optimizer = walked(getattr(giver, name), params, 6, lr=0.01)
             other = [p.detach().clone().requires_grad_() for p in params]
