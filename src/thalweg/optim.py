@@ -31,6 +31,7 @@ WRAPPERS = tuple({**catalogue.shelf("wrappers"), **catalogue.shelf("regularizers
 def optimizer(rule: Rule, title: str | None = None) -> type[Optimizer]:
     """An optimizer class from a rule, with the rule's own names for arguments and states.
 
+    >>> import torch
     >>> import thalweg as tw
     >>> from thalweg.core import Rate
     >>> @tw.rule
