@@ -63,10 +63,14 @@ class Layout:
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """(N,) -> the parameters, as views."""
+        if len(self.shapes) == 1:
+            return [flat.view(self.shapes[0])]
         return [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The parameters -> (N,)."""
+        if len(parts) == 1:
+            return parts[0].reshape(-1)
         return torch.cat([part.reshape(-1) for part in parts]) if parts else torch.zeros(0, dtype=self.dtype)
 
     def blocks(self, lanes: int, apart: bool) -> tuple[Layout, ...]:
@@ -120,7 +124,13 @@ class Bound:
 
     def on(self, block: Layout) -> Bound:
         """The same for some of the parameters."""
-        return replace(self, layout=block)
+        if block not in self._others:
+            self._others[block] = replace(self, layout=block)
+        return self._others[block]
+
+    @cached_property
+    def _others(self) -> dict[Layout, Bound]:
+        return {}
 
     @cached_property
     def states(self) -> dict[str, Callable]:

@@ -76,7 +76,7 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         for p in group["params"] if self.naming.eager else ():
-            self._begun(group, p)
+            self._begun(group, p, *self._kinds.of(group, p))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_options": dict(self._options)}
@@ -198,23 +198,23 @@ class Optimizer(torch.optim.Optimizer):
     def _members(self, group: Mapping[str, Any]) -> list[Member]:
         """The parameters that have a gradient, with their states; the rows of sparse gradients are stepped at once."""
         found = []
-        for p in group["params"]:
-            g = before.gradient(self.state, p)
-            if g is None:
-                continue
-            state = self._begun(group, p)
+        pairs = [(p, g) for p in group["params"] if (g := before.gradient(self.state, p)) is not None]
+        if not pairs:
+            return []
+        kind, values = self._kinds.of(group, pairs[0][0])
+        for p, g in pairs:
+            state = self._begun(group, p, kind, values)
             if g.layout is torch.strided:
                 found.append(Member(p, g, state))
             else:
                 member = Member(p, -g if group["maximize"] else g, state)
-                if not before.rows(member, *self._kinds.of(group, p), self.naming.title, self.naming.sparse):
+                if not before.rows(member, kind, values, self.naming.title, self.naming.sparse):
                     found.append(Member(p, g.to_dense(), state))
         return found
 
-    def _begun(self, group: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
+    def _begun(self, group: Mapping[str, Any], p: Tensor, kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
         """The states of a parameter; those that it lacks begin now, as when a momentum is switched on."""
         state = self.state[p]
-        kind, values = self._kinds.of(group, p)
         optional = kind.bound.rule.scope == "tensor"
         if "step" not in state or not all(n in state for n in (*kind.bound.outer, *(() if optional else kind.bound.states))):
             started = states.begin(kind, values, p, self.state, self.naming.title, self._options["state_dtype"], group)

@@ -31,13 +31,15 @@ def adafactor(
     eps1: Epsilon = 2.0**-23, eps2: Epsilon = 1e-3, d: Clip = 1.0, weight_decay: Penalty = 0.0, t,
 ):  # fmt: skip
     new = t**beta2_decay  # the weight of the new square
+    square = g * g
     if x.dim() > 1:
-        r = r + new * ((g * g).mean(-1, keepdim=True) - r)
-        c = c + new * ((g * g).mean(-2, keepdim=True) - c)
-        square = r * c / r.mean(-2, keepdim=True).clamp(min=eps1)
+        r = r + new * (square.mean(-1, keepdim=True) - r)
+        c = c + new * (square.mean(-2, keepdim=True) - c)
+        square = r / r.mean(-2, keepdim=True).clamp(min=eps1) * c
     else:
-        square = v = v + new * (g * g - v)
-    u = g / square.clamp(min=eps1 * eps1).sqrt()
+        square = v = v + new * (square - v)
+    u = square.clamp(min=eps1 * eps1).rsqrt() * g
+    root = x.numel() ** 0.5
     rho = lr + (lr > t**-0.5) * (t**-0.5 - lr)
-    size = x.square().mean().sqrt().clamp(min=eps2) * rho / (u.square().mean().sqrt() / d).clamp(min=1.0)
-    return (1 - lr * weight_decay) * x - size * u, r, c, v
+    size = (x.norm() / root).clamp(min=eps2) * rho / (u.norm() / (root * d)).clamp(min=1.0)
+    return torch.addcmul((1 - lr * weight_decay) * x, size, u, value=-1), r, c, v
