@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine.bound import Bound, Layout
-from thalweg.engine.stepping import Member, real, wide
+from thalweg.engine.stepping import Member, joined, parted, real, spread, wide
 from thalweg.errors import UserError
 
 # --- gradients that come in parts
@@ -98,16 +98,13 @@ def change(lists: Sequence[Sequence[Member]], kinds: Sequence[tuple[Bound | None
     shapes = tuple(real(m.p).shape for m in members)
     layout = Layout(tuple(map(str, range(len(members)))), shapes, kind)
 
-    def join(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([real(t).reshape(-1).to(device, kind) for t in tensors])
-
     own = {n for w in bound.wrappers for n in w.hypers}
     sizes = [sum(real(m.p).numel() for m in part) for part in lists]
     values = {n: spread([v[n] for _, v in kinds], sizes, members[0].p) for n in own}
     given = {"weights": layout.weights(device)} if "weights" in bound.requests else {}
     needs_points = any(w.stage == "loss" for w in bound.wrappers)
-    g = join([m.g for m in members])
-    x = join([m.p for m in members]) if needs_points else g
+    g = joined([m.g for m in members], kind)
+    x = joined([m.p for m in members], kind) if needs_points else g
     seen: list[Tensor] = []
 
     def inside(x: Tensor, g: Tensor) -> Tensor:
@@ -126,21 +123,10 @@ def _nested(bound: Bound, call: Callable, values: Mapping[str, Any], given: Mapp
     return call
 
 
-def spread(values: Sequence[Any], sizes: Sequence[int], like: Tensor) -> Any:
-    """A hyperparameter of all groups: one number where they share it, else a vector with each group's over its numbers."""
-    if all(not isinstance(v, Tensor) for v in values) and len(set(values)) == 1:
-        return values[0]
-    kind = wide(real(like).dtype)
-    return torch.cat([torch.as_tensor(v, dtype=kind, device=like.device).expand(n) for v, n in zip(values, sizes, strict=True)])
-
-
 def climb(bound: Bound, values: Mapping[str, Any], members: Sequence[Member]) -> None:
     """Move every point to where its gradient is taken again, from the gradient of all."""
-    kind = wide(real(members[0].p).dtype)
-    x, g = (torch.cat([real(t).reshape(-1).to(kind) for t in tensors]) for tensors in ([m.p for m in members], [m.g for m in members]))
-    new = bound.ascent(x, g, values)
-    for m, part in zip(members, new.split([real(m.p).numel() for m in members]), strict=True):
-        real(m.p).copy_(part.view(real(m.p).shape))
+    kind, points = wide(real(members[0].p).dtype), [m.p for m in members]
+    parted(bound.ascent(joined(points, kind), joined([m.g for m in members], kind), values), points)
 
 
 # --- sparse gradients

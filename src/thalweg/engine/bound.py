@@ -34,7 +34,12 @@ def resolve(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> dict[str
 def wrapped(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> list[Wrapper]:
     """The wrappers whose hyperparameters a configuration names, outermost first."""
     used = [w for w in wrappers if any(name in config and name not in rule.hypers for name in w.hypers)]
-    return sorted(used, key=lambda w: (STAGES.index(w.stage), w.name))
+    return nested(used)
+
+
+def nested(wrappers: Iterable[Wrapper]) -> list[Wrapper]:
+    """Wrappers in the order in which they lie around a rule, outermost first."""
+    return sorted(wrappers, key=lambda w: (STAGES.index(w.stage), w.name))
 
 
 def structure_of(rule: Rule, config: Config, wrappers: Iterable[Wrapper]) -> tuple[Any, ...]:

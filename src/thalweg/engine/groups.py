@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.core.wrapper import STAGES
 from thalweg.engine import before
-from thalweg.engine.bound import Bound, Layout
+from thalweg.engine.bound import Bound, Layout, nested
 from thalweg.engine.naming import Naming
 from thalweg.engine.stepping import real, wide
 from thalweg.errors import UserError
@@ -54,8 +53,7 @@ class Kinds:
         sign = bool(group["maximize"]), bool(group["differentiable"])
         token = (rule.decay, tuple(structure.items()), active, tuple(w.name for w in used), sign)
         if token not in self.known:
-            used.sort(key=lambda w: (STAGES.index(w.stage), w.name))
-            bound = Bound(rule, tuple(used), structure, active, Layout(("x",), (torch.Size([3]),), wide(dtype)))
+            bound = Bound(rule, tuple(nested(used)), structure, active, Layout(("x",), (torch.Size([3]),), wide(dtype)))
             first, bound = before.divided(bound)
             self.known[token] = Kind(token, bound, first, self.naming.singles)
         return self.known[token], {n: v for n, v in config.items() if n not in structure}

@@ -33,9 +33,8 @@ class Tensors:
         self.count = len(held)
         self.points = [row[0] for row in held]
         self.places = (ctypes.c_void_p * (self.count * loop.slots))()
-        self.fixed = [[t.data_ptr() for t in tensors] for tensors in held]
-        for j, places in enumerate(self.fixed):
-            point, *rest = places
+        for j, row in enumerate(held):
+            point, *rest = [t.data_ptr() for t in row]
             self.places[j * loop.slots] = point
             self.places[j * loop.slots + 2 : (j + 1) * loop.slots] = list(rest)
         tiles = []

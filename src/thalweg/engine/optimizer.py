@@ -16,7 +16,7 @@ from thalweg.engine import before, checkpoint, noise, states
 from thalweg.engine.groups import Kind, Kinds, without_decay
 from thalweg.engine.loops import Loops
 from thalweg.engine.naming import Naming
-from thalweg.engine.stepping import Member, cohorts, gathered, graphed, one, real, together
+from thalweg.engine.stepping import Member, cohorts, gathered, graphed, one, real, spread, together
 from thalweg.errors import UserError
 
 ENGINES = ("auto", "reference", "flat", "compiled")
@@ -181,14 +181,17 @@ class Optimizer(torch.optim.Optimizer):
             members = [Member(m.p, -m.g, m.state) for m in members]
         if engine == "reference" or whole or group["differentiable"]:
             for m in members:
-                one(
-                    kind.bound, values, m, states.given(kind.bound, m, loss, self.naming.title), kind.singles, bool(group["differentiable"])
-                )
+                asked = states.given(kind.bound, m, loss, self.naming.title)
+                one(kind.bound, values, m, asked, kind.singles, bool(group["differentiable"]))
             return
         for part in cohorts(members):
-            asked = [states.given(kind.bound, m, loss, self.naming.title) for m in part]
             step = self._graph(kind) if part[0].p.device.type not in ("cpu", "meta") and engine != "flat" else None
-            gathered(kind.bound, values, part, {n: [a[n] for a in asked] for n in asked[0]}, kind.singles, step)
+            gathered(kind.bound, values, part, self._given(kind, part, loss), kind.singles, step)
+
+    def _given(self, kind: Kind, members: Sequence[Member], loss: Any) -> dict[str, list[Any]]:
+        """What the rule asks for beside its count, one a member."""
+        each = [states.given(kind.bound, m, loss, self.naming.title) for m in members]
+        return {n: [found[n] for found in each] for n in each[0]}
 
     def _graph(self, kind: Kind) -> Callable:
         if kind.token not in self._graphs:
@@ -227,7 +230,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _all_as_one(self, ready: Sequence[Any], kinds: Sequence[Any], loss: Any) -> None:
         """Step a rule that takes all parameters, of all groups, as one vector."""
-        if len({(kind.token, group["maximize"]) for (kind, _), (_, group, _) in zip(kinds, ready, strict=True)}) > 1:
+        if len({kind.token for kind, _ in kinds}) > 1:
             raise UserError(f"{self.naming.title} sees the parameters of all groups as one: their flags and wrappers must be the same")
         kind = kinds[0][0]
         sign = -1 if ready[0][1]["maximize"] else 1
@@ -235,11 +238,8 @@ class Optimizer(torch.optim.Optimizer):
         if len({(m.p.dtype, m.p.device) for m in members}) > 1:
             raise UserError(f"{self.naming.title} sees all parameters as one: they must be of one type and on one device")
         sizes = [sum(real(m.p).numel() for m in part) for *_, part in ready]
-        values = {n: before.spread([v[n] for _, v in kinds], sizes, members[0].p) for n in kinds[0][1]}
-        given = {
-            n: [states.given(kind.bound, m, loss, self.naming.title)[n] for m in members]
-            for n in states.given(kind.bound, members[0], loss, self.naming.title)
-        }
+        values = {n: spread([v[n] for _, v in kinds], sizes, members[0].p) for n in kinds[0][1]}
+        given = self._given(kind, members, loss)
         if "loss" in given:
             given["loss"] = [float(v) for v in given["loss"]]
         if "noise" in kind.bound.requests:
@@ -250,16 +250,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def _climb(self, closure: Callable[[], Any] | None) -> None:
         """Take the gradients again where a wrapper says, as sharpness-aware minimisation does."""
-        groups = [(group, self._members(group)) for group in self.param_groups if any(w.stage == "ascent" for w in self.naming.used(group))]
-        groups = [(group, members) for group, members in groups if members]
-        if not groups:
+        groups = [group for group in self.param_groups if any(w.stage == "ascent" for w in self.naming.used(group))]
+        pairs = [(p, g) for group in groups for p in group["params"] if (g := before.gradient(self.state, p)) is not None]
+        if not pairs:
             return
         if closure is None:
             raise UserError(
                 f"{self.naming.title}: the gradient is taken a second time; give step() a closure that clears and computes gradients"
             )
-        kind, values = self._kinds.of(groups[0][0], groups[0][1][0].p)
-        members = [m for _, part in groups for m in part]
+        kind, values = self._kinds.of(groups[0], pairs[0][0])
+        members = [Member(p, g if g.layout is torch.strided else g.to_dense(), {}) for p, g in pairs]  # whose states begin at the update
         points = [m.p.detach().clone() for m in members]
         with torch.no_grad():
             before.climb(kind.bound, values, members)

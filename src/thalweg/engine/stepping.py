@@ -30,10 +30,6 @@ class Member:
     g: Tensor
     state: dict[str, Tensor]
 
-    @property
-    def shape(self) -> torch.Size:
-        return real(self.p).shape
-
 
 def real(x: Tensor) -> Tensor:
     """A complex tensor as pairs of real numbers; others as they are."""
@@ -45,9 +41,31 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in SMALL else dtype
 
 
-def layout_of(x: Tensor) -> Layout:
-    """The layout of one tensor."""
-    return Layout(("x",), (x.shape,), x.dtype)
+# --- many tensors as one vector
+
+
+def joined(tensors: Sequence[Tensor], kind: torch.dtype) -> Tensor:
+    """All numbers of some tensors, in this type, on the first one's device."""
+    return torch.cat([_flat(t, kind).to(tensors[0].device) for t in tensors])
+
+
+def parted(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Write a vector back into the tensors that it was joined from."""
+    parts = flat.split([real(t).numel() for t in tensors])
+    torch._foreach_copy_([real(t) for t in tensors], [part.view(real(t).shape) for part, t in zip(parts, tensors, strict=True)])
+
+
+def spread(values: Sequence[Any], sizes: Sequence[int], like: Tensor) -> Any:
+    """What several parts are given: one number where they share it, else a vector with each one's over its numbers."""
+    if all(not isinstance(v, Tensor) for v in values) and len(set(values)) == 1:
+        return values[0]
+    kind = wide(real(like).dtype)
+
+    def whole(v: Any, size: int) -> Tensor:
+        alone = not isinstance(v, Tensor) or real(v).numel() != size
+        return torch.as_tensor(v, dtype=kind, device=like.device).expand(size) if alone else _flat(v, kind).to(like.device)
+
+    return torch.cat([whole(v, size) for v, size in zip(values, sizes, strict=True)])
 
 
 # --- one by one
@@ -130,35 +148,19 @@ def _as_one(
     if not sum(sizes):
         return
 
-    def spread(parts: Sequence[Any]) -> Any:
-        """One vector; a value that all members share stays one."""
-        if not any(isinstance(v, Tensor) and v.dim() for v in parts):
-            plain = [float(v) for v in parts]
-            if len(set(plain)) == 1:
-                return parts[0] if not isinstance(parts[0], Tensor) else plain[0]
-            parts = [torch.full((size,), v, dtype=kind, device=members[0].p.device) for v, size in zip(plain, sizes, strict=True)]
-        return torch.cat([_flat(v, kind) for v in parts])
-
-    names = names_of(bound, members[0])
-    states = {n: torch.cat([_flat(m.state[n], kind) for m in members]) for n in names if n not in singles}
-    device = members[0].p.device
-    alone = {n: torch.stack([m.state[n].reshape(()).to(device, kind) for m in members]) for n in names if n in singles}
-    counts = torch.tensor(sizes, device=device)
-    states |= {n: v.repeat_interleave(counts, output_size=sum(sizes)) for n, v in alone.items()}
-    asked = {"t": int(members[0].state["step"]) + 1, **{n: spread(v) for n, v in given.items()}}
-    x = torch.cat([_flat(m.p, kind) for m in members])
-    g = torch.cat([_flat(m.g, kind) for m in members])
-    new, after = step(x, g, states, values, asked)
-    torch._foreach_copy_([real(m.p) for m in members], [a.view(m.shape) for a, m in zip(new.split(sizes), members, strict=True)])
+    points, names = [m.p for m in members], names_of(bound, members[0])
+    held = {n: [m.state[n] for m in members] for n in names}
+    states = {n: spread(v, sizes, points[0]) if n in singles else joined(v, kind) for n, v in held.items()}
+    asked = {"t": int(members[0].state["step"]) + 1, **{n: spread(v, sizes, points[0]) for n, v in given.items()}}
+    new, after = step(joined(points, kind), joined([m.g for m in members], kind), states, values, asked)
+    parted(new, points)
     for n, s in after.items():
         if n not in singles:
-            torch._foreach_copy_(
-                [real(m.state[n]) for m in members], [a.view(m.shape) for a, m in zip(s.split(sizes), members, strict=True)]
-            )
+            parted(s, held[n])
             continue
-        for m, part in zip(members, s.split(sizes), strict=True):
+        for old, part in zip(held[n], s.split(sizes), strict=True):
             if part.numel():
-                m.state[n].copy_(part[0])
+                old.copy_(part[0])
 
 
 def _in_pieces(bound: Bound, values: Mapping[str, Any], m: Member, given: Mapping[str, Any], singles: frozenset[str]) -> None:
@@ -189,25 +191,23 @@ def together(
     sizes = [real(m.p).numel() for m in members]
     first = members[0]
     layout = Layout(tuple(map(str, range(len(members)))), tuple(real(m.p).shape for m in members), kind)
-    names = names_of(bound, first)
-    states = {n: _alone(first.state[n]) if n in singles else torch.cat([_flat(m.state[n], kind) for m in members]) for n in names}
+    points = [m.p for m in members]
+    held = {n: [m.state[n] for m in members] for n in names_of(bound, first)}
+    states = {n: _alone(v[0]) if n in singles else joined(v, kind) for n, v in held.items()}
     asked: dict[str, Any] = {"t": int(first.state["step"]) + 1}
     for n, parts in given.items():
         whole = isinstance(parts[0], Tensor) and real(parts[0]).numel() == sizes[0]
-        asked[n] = torch.cat([_flat(v, kind) for v in parts]) if whole else torch.as_tensor(parts[0], dtype=kind)
+        asked[n] = joined(parts, kind) if whole else torch.as_tensor(parts[0], dtype=kind)
     if "weights" in given:
         asked["weights"] = layout.weights(first.p.device)
-    x, g = (torch.cat([_flat(t, kind) for t in tensors]) for tensors in ([m.p for m in members], [m.g for m in members]))
-    new, after = bound.on(layout).step(x, g, states, values, asked)
-    torch._foreach_copy_([real(m.p) for m in members], [a.view(m.shape) for a, m in zip(new.split(sizes), members, strict=True)])
+    new, after = bound.on(layout).step(joined(points, kind), joined([m.g for m in members], kind), states, values, asked)
+    parted(new, points)
     for n, s in after.items():
-        if n in singles:
-            for m in members:
-                m.state[n].copy_(s)
-        else:
-            torch._foreach_copy_(
-                [real(m.state[n]) for m in members], [a.view(m.shape) for a, m in zip(s.split(sizes), members, strict=True)]
-            )
+        if n not in singles:
+            parted(s, held[n])
+            continue
+        for old in held[n]:
+            old.copy_(s)
     torch._foreach_add_([m.state["step"] for m in members], 1)
 
 
