@@ -549,7 +549,7 @@ kind, lanes, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 model, shape, batch = {{"mlp": (mlp((784,), 10, hidden=256, depth=2), (784,), 64), "cnn": (cnn((1, 28, 28), 10), (1, 28, 28), 32)}}[kind]
 X, y = torch.rand(512, *shape), torch.randint(10, (512,))
 adam = shelf("optimizers")["adam"]
-def work(n, steps=100):
+def work(n, steps=100_000):  # so many that the plan trains for a moment on any machine, however fast
     specs = tuple(Lane(resolve(adam, {{"lr": 1e-4 * (k + 1)}}, ())) for k in range(n))
     problem = Problem(lambda: model, torch.nn.functional.cross_entropy, train=(X, y))
     return Work(problem, adam, specs, lambda s: copy.deepcopy(model), steps, batch, keep_weights=False)
