@@ -234,7 +234,7 @@ def first_use(side: str, device: str) -> None:
     if side in LOOPS[device]:
         by_hand(row, device)
         return
-    from thalweg.engine import fleet
+    from thalweg.engine.fleet import fleet
 
     configs = [{"lr": lr} for lr in row.rates]
     for fleet.TAPED in (True, None):
@@ -258,7 +258,8 @@ def clocked(owners: Sequence[Any], name: str, function: Any, note: Callable[[Any
 
 def one_turn(row: Row, side: str, device: str) -> dict[str, Any]:
     """What a side takes and leaves: seconds, the weights of the tame lanes, and what was done but once."""
-    from thalweg.engine import choose, kernel, tape
+    from thalweg.engine.fleet import choose
+    from thalweg.engine.recording import kernel, tape
 
     before, _ = timed(lambda: first_use(side, device), device)
     users = [m for n, m in list(sys.modules.items()) if n.startswith("thalweg.engine.") and getattr(m, "record", None) is tape.record]

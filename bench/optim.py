@@ -40,8 +40,8 @@ from torch import Tensor, nn
 import thalweg as tw
 from common import Failed, answer, begun, cell, ended, keep, line, measured_on, parser_of, refill, tabular
 from thalweg import optim
-from thalweg.engine import kernel
-from thalweg.engine.stepping import LARGE
+from thalweg.engine.optimizer.stepping import LARGE
+from thalweg.engine.recording import kernel
 
 FORMAT = 1
 SETS = {"small": "100 small tensors", "mixed": "60 tensors of all sizes", "big": "one big tensor"}

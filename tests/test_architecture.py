@@ -20,7 +20,7 @@ LONGEST = 300
 
 
 def place(module: str) -> str:
-    """The part of the house a module belongs to: `thalweg.engine.fleet` -> engine."""
+    """The part of the house a module belongs to: `thalweg.engine.fleet.rig` -> engine."""
     part = module.split(".")[1] if "." in module else "cli"  # `thalweg` itself names everything, lazily, as the command line does
     if part in SHELVES:
         return "shelf"
@@ -51,7 +51,7 @@ def _is_module(name: str) -> bool:
 
 def test_the_reader_of_imports_sees_them():
     assert "thalweg.core.catalogue" in imports(Path("study/sweep.py"))
-    assert "thalweg.engine.fleet" in imports(Path("study/sweep.py"))
+    assert "thalweg.engine.fleet.fleet" in imports(Path("study/sweep.py"))
     assert "cloudpickle" in imports(Path("launch/local.py"))
 
 

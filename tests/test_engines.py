@@ -21,7 +21,7 @@ import thalweg as tw
 from loops import ORACLES, cached, distance, flat, oracle, train
 from samples import sample
 from thalweg.core import Rate, catalogue
-from thalweg.engine import choose, fleet
+from thalweg.engine.fleet import choose, fleet
 from thalweg.schedules import cosine
 from thalweg.study.sweep import Runs
 

@@ -28,13 +28,14 @@ from samples import sample
 from thalweg.core import Rate, rule, zeros
 from thalweg.core.catalogue import shelf
 from thalweg.core.problem import Problem
-from thalweg.engine import cache, choose, fleet, kernel, solo
 from thalweg.engine.bound import resolve
-from thalweg.engine.program import Program
-from thalweg.engine.strategies import FORMS, REWRITES, forced
-from thalweg.engine.tape import Unrecordable, fuse, record
-from thalweg.engine.trial import trial
-from thalweg.engine.ways import WAYS
+from thalweg.engine.fleet import choose, fleet, solo
+from thalweg.engine.fleet.trial import trial
+from thalweg.engine.fleet.ways import WAYS
+from thalweg.engine.recording import cache, kernel
+from thalweg.engine.recording.program import Program
+from thalweg.engine.recording.strategies import FORMS, REWRITES, forced
+from thalweg.engine.recording.tape import Unrecordable, fuse, record
 from thalweg.engine.work import Lane, Outcome, Work, threads_of
 from thalweg.study.prepare import prepare
 from thalweg.study.sweep import Runs, all_wrappers
@@ -129,7 +130,7 @@ def test_kernels_are_compiled_where_there_is_a_compiler():
 def test_without_a_compiler_all_works_and_the_log_says_so_once(tmp_path):
     code = """
         import logging, torch, thalweg as tw
-        from thalweg.engine import fleet
+        from thalweg.engine.fleet import fleet
         logging.basicConfig(level=logging.DEBUG)
         fleet.TAPED = True
         X = torch.randn(50, 3)
@@ -295,7 +296,7 @@ def test_compiled_kernels_serve_every_width_and_rate():
 def test_what_was_found_fastest_is_remembered_for_other_processes(tmp_path):
     found = []
     for answer in ("b", "a"):
-        code = f"from thalweg.engine.cache import remembered; print(remembered(('key', 1), ('a', 'b'), lambda: {answer!r}))"
+        code = f"from thalweg.engine.recording.cache import remembered; print(remembered(('key', 1), ('a', 'b'), lambda: {answer!r}))"
         environment = os.environ | {"THALWEG_CACHE": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         found.append(done.stdout.strip())
@@ -537,11 +538,12 @@ sys.path.insert(0, {tests!r})
 import thalweg as tw
 from thalweg.core.catalogue import shelf
 from thalweg.core.problem import Problem
-from thalweg.engine import choose, fleet, memory
+from thalweg.engine import memory
+from thalweg.engine.fleet import choose, fleet
 from thalweg.engine.bound import resolve
 from thalweg.engine.work import Lane, Work
 from thalweg.models import cnn, mlp
-from thalweg.engine import trial as module
+from thalweg.engine.fleet import trial as module
 genuine = module.trial
 choose.trial = lambda work, way="auto": genuine(work, {way!r} if way == "auto" else way)
 torch.manual_seed(0)

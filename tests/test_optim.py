@@ -32,8 +32,8 @@ from optim_cases import (
 )
 from thalweg import optim
 from thalweg.core import Decay, Domain, Rate, zeros
-from thalweg.engine import kernel
 from thalweg.engine.numbers import numbers_of
+from thalweg.engine.recording import kernel
 
 
 @pytest.fixture(autouse=True)
@@ -719,8 +719,8 @@ def test_without_a_compiler_the_flat_engine_steps(monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch's compiler imports
 def test_other_devices_step_under_torchs_compiler():
     # the step that accelerators take, tried where every machine can
-    from thalweg.engine.groups import Kinds
-    from thalweg.engine.stepping import Member, gathered, graphed
+    from thalweg.engine.optimizer.groups import Kinds
+    from thalweg.engine.optimizer.stepping import Member, gathered, graphed
 
     params, theirs = parameters("Adam", strided=False), parameters("Adam", strided=False)
     optimizer = walked(optim.Adam, params, 1, sparse=False)

@@ -11,10 +11,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Plateau": "thalweg.engine.plateau",
+    "Plateau": "thalweg.engine.optimizer.plateau",
     "Problem": "thalweg.core.problem",
     "Rule": "thalweg.core.rule",
-    "Scheduler": "thalweg.engine.scheduler",
+    "Scheduler": "thalweg.engine.optimizer.scheduler",
     "ThalwegError": "thalweg.errors",
     "UserError": "thalweg.errors",
     "batches": "thalweg.core.batches",

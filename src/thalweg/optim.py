@@ -18,10 +18,10 @@ from torch import Tensor
 
 from thalweg.core import catalogue
 from thalweg.core.rule import Rule
-from thalweg.engine.lbfgs import LBFGS
-from thalweg.engine.naming import FLAGS, Group, Naming, plain
-from thalweg.engine.optimizer import Optimizer
-from thalweg.engine.route import Routed, route
+from thalweg.engine.optimizer.lbfgs import LBFGS
+from thalweg.engine.optimizer.naming import FLAGS, Group, Naming, plain
+from thalweg.engine.optimizer.optimizer import Optimizer
+from thalweg.engine.optimizer.route import Routed, route
 from thalweg.errors import UserError
 
 RULES: Mapping[str, Rule] = catalogue.shelf("optimizers")

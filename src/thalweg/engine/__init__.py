@@ -1,1 +1,1 @@
-"""Machines that turn one rule into many runs: bound (rule + structure), fleet, solo, and the choice between them."""
+"""Machines that turn one rule into runs. Here lies what all of them use; each has a room of its own."""

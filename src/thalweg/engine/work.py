@@ -35,7 +35,7 @@ class Lane:
 class Memo:
     """What engines keep from one work to the next of the same model, data and batch size; only the glance goes along to other processes.
 
-    glance: a first look at the model (`thalweg.engine.glance`). rig: what the last fleet trained on (`thalweg.engine.rig`).
+    glance: a first look at the model (`thalweg.engine.fleet.glance`). rig: what the last fleet trained on (`thalweg.engine.fleet.rig`).
     """
 
     def __init__(self, glance: Any = None) -> None:

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
 from thalweg.core.wrapper import Wrapper
-from thalweg.engine import choose
 from thalweg.engine.bound import resolve
+from thalweg.engine.fleet import choose
 from thalweg.engine.work import Memo, Work
 from thalweg.errors import UserError
 from thalweg.study import plan

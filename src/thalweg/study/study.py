@@ -15,7 +15,7 @@ import pandas as pd
 
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
-from thalweg.engine import choose, fleet, solo
+from thalweg.engine.fleet import choose, fleet, solo
 from thalweg.engine.work import Outcome, Progress, threads_of
 from thalweg.errors import UserError
 from thalweg.launch import local

@@ -20,8 +20,8 @@ from thalweg.core.rule import Rule
 from thalweg.core.schedule import Multiplier
 from thalweg.core.stream import Stream
 from thalweg.core.wrapper import Wrapper
-from thalweg.engine import choose, fleet, solo
 from thalweg.engine.bound import resolve, structure_of
+from thalweg.engine.fleet import choose, fleet, solo
 from thalweg.engine.work import Curve, Lane, Outcome, Progress, Work, threads_of
 from thalweg.errors import UserError, unknown
 from thalweg.launch import local

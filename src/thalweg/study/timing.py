@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from thalweg.engine.trial import pace
+from thalweg.engine.fleet.trial import pace
 from thalweg.study import plan
 from thalweg.study.prepare import Bench
 from thalweg.study.store import Store, groups, runs

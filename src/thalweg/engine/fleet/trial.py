@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 
 from thalweg.engine import memory
-from thalweg.engine.fleet import Fleet
+from thalweg.engine.fleet.fleet import Fleet
 from thalweg.engine.work import Work, cuda_devices
 
 

@@ -12,10 +12,10 @@ import psutil
 import torch
 
 from thalweg.core.problem import rows
-from thalweg.engine import cache
-from thalweg.engine.glance import glance
-from thalweg.engine.trial import Trial, trial
-from thalweg.engine.ways import LONG
+from thalweg.engine.fleet.glance import glance
+from thalweg.engine.fleet.trial import Trial, trial
+from thalweg.engine.fleet.ways import LONG
+from thalweg.engine.recording import cache
 from thalweg.engine.work import Work, out_of_memory
 from thalweg.errors import UserError, unknown
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from thalweg.engine.kernel import Kernel
-from thalweg.engine.operations import APART, COPIES, EMPTY, FILLED, GRADIENT_INPUT, MADE, POINTWISE, SAME
-from thalweg.engine.tape import ATEN, Node, Ref, Tape
+from thalweg.engine.recording.kernel import Kernel
+from thalweg.engine.recording.operations import APART, COPIES, EMPTY, FILLED, GRADIENT_INPUT, MADE, POINTWISE, SAME
+from thalweg.engine.recording.tape import ATEN, Node, Ref, Tape
 
 
 class Pool:

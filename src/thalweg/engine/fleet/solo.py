@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.engine import fleet
+from thalweg.engine.fleet import fleet
 from thalweg.engine.work import Outcome, Progress, Work
 
 

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from thalweg.engine import cache
-from thalweg.engine.tape import ATEN, Node, Ref, Tape, Value
+from thalweg.engine.recording import cache
+from thalweg.engine.recording.tape import ATEN, Node, Ref, Tape, Value
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine import before
 from thalweg.engine.bound import Bound, Layout, nested
-from thalweg.engine.naming import Naming
-from thalweg.engine.stepping import real, wide
+from thalweg.engine.optimizer import before
+from thalweg.engine.optimizer.naming import Naming
+from thalweg.engine.optimizer.stepping import real, wide
 from thalweg.errors import UserError
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from thalweg.engine.bound import Bound
-from thalweg.engine.groups import Kind
-from thalweg.engine.stepping import Member, real
+from thalweg.engine.optimizer.groups import Kind
+from thalweg.engine.optimizer.stepping import Member, real
 from thalweg.errors import UserError
 
 States = Mapping[Any, dict[str, Any]]

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from thalweg.engine import noise
 from thalweg.engine.bound import Bound
-from thalweg.engine.kernel import joined
-from thalweg.engine.lanes import Lanes
+from thalweg.engine.fleet.lanes import Lanes
 from thalweg.engine.numbers import numbers_of
-from thalweg.engine.program import Program
-from thalweg.engine.tape import fuse, record
+from thalweg.engine.recording.kernel import joined
+from thalweg.engine.recording.program import Program
+from thalweg.engine.recording.tape import fuse, record
 from thalweg.engine.work import Work, user_code
 
 SAMPLE = 1 << 16

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from thalweg.engine import noise
-from thalweg.engine.apart import Apart
 from thalweg.engine.bound import Bound
-from thalweg.engine.feed import Feed
-from thalweg.engine.glance import Glance
-from thalweg.engine.gradient import Gradient, cut
-from thalweg.engine.lanes import Lanes
-from thalweg.engine.together import Together
-from thalweg.engine.update import Update
-from thalweg.engine.ways import pick
+from thalweg.engine.fleet.apart import Apart
+from thalweg.engine.fleet.feed import Feed
+from thalweg.engine.fleet.glance import Glance
+from thalweg.engine.fleet.gradient import Gradient, cut
+from thalweg.engine.fleet.lanes import Lanes
+from thalweg.engine.fleet.together import Together
+from thalweg.engine.fleet.update import Update
+from thalweg.engine.fleet.ways import pick
 from thalweg.engine.work import Stepper, Work
 from thalweg.errors import UserError
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.engine.apart import Apart
-from thalweg.engine.cache import remembered
-from thalweg.engine.gradient import Gradient, measure
-from thalweg.engine.together import Together
+from thalweg.engine.fleet.apart import Apart
+from thalweg.engine.fleet.gradient import Gradient, measure
+from thalweg.engine.fleet.together import Together
+from thalweg.engine.recording.cache import remembered
 from thalweg.engine.work import user_code
 
 logger = logging.getLogger(__name__)

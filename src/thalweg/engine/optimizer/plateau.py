@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from thalweg.engine.scheduler import Scheduler
+from thalweg.engine.optimizer.scheduler import Scheduler
 from thalweg.errors import UserError, unknown
 
 

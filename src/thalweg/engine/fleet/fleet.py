@@ -1,7 +1,7 @@
 """The fleet: K configurations of one model trained together, step by step.
 
 Lanes share the model, the loss and the structure of the rule; they differ in hyperparameters, schedules and seeds. Gradients come from
-`thalweg.engine.gradient`, all lanes together or one by one, whichever is faster; the rule steps all lanes at once.
+`thalweg.engine.fleet.gradient`, all lanes together or one by one, whichever is faster; the rule steps all lanes at once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from thalweg.core.problem import to
 from thalweg.engine import memory
 from thalweg.engine.bound import bind
 from thalweg.engine.evaluate import best_of, evaluate
-from thalweg.engine.glance import glance
-from thalweg.engine.gradient import Drifted
-from thalweg.engine.rig import claim
-from thalweg.engine.together import Together
-from thalweg.engine.update import Update
+from thalweg.engine.fleet.glance import glance
+from thalweg.engine.fleet.gradient import Drifted
+from thalweg.engine.fleet.rig import claim
+from thalweg.engine.fleet.together import Together
+from thalweg.engine.fleet.update import Update
 from thalweg.engine.work import LIMIT, Log, Outcome, Progress, Work, cuda_devices, out_of_memory, rates, user_code
 
 PATIENCE = {"cpu": 1}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from thalweg.core.schedule import Multiplier
-from thalweg.engine.dials import Dial, dials
+from thalweg.engine.optimizer.dials import Dial, dials
 from thalweg.errors import UserError, unknown
 
 _DRIVERS: WeakKeyDictionary[Optimizer, dict[tuple[int, str], object]] = WeakKeyDictionary()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine.kernel import REAL, available, load
+from thalweg.engine.recording.kernel import REAL, available, load
 
 _LOOP = """#define T {kind}
 #define K {window}

@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from thalweg.core.problem import leaves
 from thalweg.engine import noise
-from thalweg.engine.lanes import Lanes
-from thalweg.engine.program import Program
-from thalweg.engine.strategies import REWRITES
-from thalweg.engine.tape import Tape, record
+from thalweg.engine.fleet.lanes import Lanes
+from thalweg.engine.recording.program import Program
+from thalweg.engine.recording.strategies import REWRITES
+from thalweg.engine.recording.tape import Tape, record
 from thalweg.engine.work import Stepper
 from thalweg.errors import ThalwegError
 

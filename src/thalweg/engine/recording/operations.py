@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from thalweg.engine.tape import ATEN
+from thalweg.engine.recording.tape import ATEN
 
 # operations that compute number by number, and how they are called with `out`
 POINTWISE: dict[Any, Any] = {

@@ -1,4 +1,4 @@
-"""How an optimizer's parameters are stepped: one by one, or gathered in one flat vector; `thalweg.engine.loops` has the compiled way.
+"""How an optimizer's parameters are stepped: one by one, or gathered in one flat vector; the compiled way is in `loops`.
 
 All run the same rule. `Member` is what they are given of a parameter; states are in the caller's memory and updated there.
 """

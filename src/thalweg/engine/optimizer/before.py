@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thalweg.core.wrapper import Wrapper
 from thalweg.engine.bound import Bound, Layout
-from thalweg.engine.stepping import Member, joined, parted, real, spread, wide
+from thalweg.engine.optimizer.stepping import Member, joined, parted, real, spread, wide
 from thalweg.errors import UserError
 
 # --- gradients that come in parts

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine import listed
 from thalweg.engine.bound import Bound
-from thalweg.engine.stepping import Member
+from thalweg.engine.optimizer import listed
+from thalweg.engine.optimizer.stepping import Member
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine import kernel
 from thalweg.engine.bound import Bound
 from thalweg.engine.numbers import numbers_of
-from thalweg.engine.tape import ATEN, Node, Ref, Tape, Unrecordable, record
+from thalweg.engine.recording import kernel
+from thalweg.engine.recording.tape import ATEN, Node, Ref, Tape, Unrecordable, record
 
 STORED = {
     torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "_Float16",

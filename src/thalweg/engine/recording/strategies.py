@@ -1,7 +1,7 @@
 """Strategies: operations with several forms that answer alike, of which the fastest depends on shapes and machine.
 
 While a tape is recorded, each form is timed on the tensors at hand, once a shape and machine, and the fastest is written down and
-remembered (`thalweg.engine.cache`). `forced` names a form to take wherever it applies, so that tests reach every one.
+remembered (`thalweg.engine.recording.cache`). `forced` names a form to take wherever it applies, so that tests reach every one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.engine import cache, pooling
-from thalweg.engine.tape import ATEN, Recorder
+from thalweg.engine.recording import cache, pooling
+from thalweg.engine.recording.tape import ATEN, Recorder
 
 Form = Callable[..., Any]
 """(emit, *arguments) -> the operation's answer, every step through `emit(op, ...)`; None where the form does not apply."""

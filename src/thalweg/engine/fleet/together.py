@@ -11,9 +11,9 @@ from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.core.problem import leaves
-from thalweg.engine.gradient import Gradient, compare
-from thalweg.engine.lanes import Lanes, length
-from thalweg.engine.program import Program
+from thalweg.engine.fleet.gradient import Gradient, compare
+from thalweg.engine.fleet.lanes import Lanes, length
+from thalweg.engine.recording.program import Program
 from thalweg.engine.work import Stepper
 
 

@@ -1,6 +1,6 @@
 """A rule as a `torch.optim.Optimizer`: the user's own parameters, stepped in place.
 
-The class holds what users see (groups, states, checkpoints, closures); `thalweg.engine.stepping` has the ways to step.
+The class holds what users see (groups, states, checkpoints, closures); `thalweg.engine.optimizer.stepping` has the ways to step.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thalweg.engine import before, checkpoint, noise, states
-from thalweg.engine.groups import Kind, Kinds, without_decay
-from thalweg.engine.loops import Loops
-from thalweg.engine.naming import Naming
-from thalweg.engine.stepping import Member, cohorts, gathered, graphed, one, real, spread, together
+from thalweg.engine import noise
+from thalweg.engine.optimizer import before, checkpoint, states
+from thalweg.engine.optimizer.groups import Kind, Kinds, without_decay
+from thalweg.engine.optimizer.loops import Loops
+from thalweg.engine.optimizer.naming import Naming
+from thalweg.engine.optimizer.stepping import Member, cohorts, gathered, graphed, one, real, spread, together
 from thalweg.errors import UserError
 
 ENGINES = ("auto", "reference", "flat", "compiled")

@@ -1,8 +1,8 @@
 """Tapes: a function of tensors recorded once, as the plain operations it comes down to.
 
 What a fleet does at a step is the same at every step but for the numbers. A tape holds the operations that are left once `vmap`, autograd
-and the user's Python have done their part; `thalweg.engine.program` replays them. Operations whose fastest form depends on the shape are
-rewritten while they are recorded, see `thalweg.engine.strategies`.
+and the user's Python have done their part; `program` replays them. Operations whose fastest form depends on the shape are rewritten while
+they are recorded, see `strategies`.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from thalweg.core.problem import leaves
-from thalweg.engine.cache import remembered
-from thalweg.engine.gradient import Gradient, compare, measure
-from thalweg.engine.lanes import Lanes, length
-from thalweg.engine.program import Program
-from thalweg.engine.strategies import VARIANTS, clearly, forced
+from thalweg.engine.fleet.gradient import Gradient, compare, measure
+from thalweg.engine.fleet.lanes import Lanes, length
+from thalweg.engine.recording.cache import remembered
+from thalweg.engine.recording.program import Program
+from thalweg.engine.recording.strategies import VARIANTS, clearly, forced
 from thalweg.engine.work import Stepper, threads_of
 
 

@@ -1,0 +1,1 @@
+"""The fleet: many configurations of one model trained together, and the choice of how."""
