@@ -39,6 +39,7 @@ SMOOTH = ("sgd", "momentum", "adagrad", "rmsprop", "adadelta", "adam", "adamw", 
 """Rules whose round-off says something of threads: signs and bfloat16 lose it or show it as a whole step; ASGD shrinks weights by a
 millionth a step, where torch's two roundings err alike at every step and our single one does not. Of some that are alike one is here."""
 STEPS = 100
+FEW = 40  # in float32, where every run is trained four times
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +178,7 @@ def by_threads(rule: str, lane: int) -> tuple[nn.Module, float]:
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            ends.append(train(s.model, s.loss, s.data, rule, oracle(rule).lanes[lane], steps=STEPS, batch_size=s.batch_size).model)
+            ends.append(train(s.model, s.loss, s.data, rule, oracle(rule).lanes[lane], steps=FEW, batch_size=s.batch_size).model)
     finally:
         torch.set_num_threads(before)
     return ends[0], distance(ends[1].state_dict(), ends[0])
@@ -190,7 +191,7 @@ def test_float32_lane_stays_near_the_loop(rule, engine):
     # measures nothing; hence the wide one. Under relu a number that round-off carries across the kink throws a run 1e-4 off, torch's own
     # as well as ours, and a single pair of runs says nothing; hence the smooth one. The larger of the lanes' distances is the yardstick.
     lanes = configs_of(rule, "lanes")[:2]
-    runs = sweep("wide", rule, lanes, engine, torch.float32)
+    runs = sweep("wide", rule, lanes, engine, torch.float32, steps=FEW)
     yardstick = max(by_threads(rule, lane)[1] for lane in range(len(lanes)))
     assert yardstick > 0
     for lane in range(len(lanes)):
@@ -200,7 +201,7 @@ def test_float32_lane_stays_near_the_loop(rule, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_float32_random_search_answers_with_the_loops_draw(engine):
     # no round-off adds up in it: the answer is one of the draws
-    runs = sweep("wide", "random_search", configs_of("random_search", "lanes"), engine, torch.float32)
+    runs = sweep("wide", "random_search", configs_of("random_search", "lanes"), engine, torch.float32, steps=FEW)
     for lane in range(3):
         assert distance(runs.state_dict(lane), by_threads("random_search", lane)[0]) <= 1e-6
 

@@ -1,6 +1,6 @@
 """A study outlives whatever ends its process: kill -9 at any moment, Ctrl-C, a parent that vanishes under its workers.
 
-`THALWEG_KILLS` is the number of moments at which the process group is killed (3 by default).
+`THALWEG_KILLS` is the number of moments at which the process group is killed (2 by default).
 """
 
 import os
@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from thalweg.cli import commands
 
-KILLS = int(os.environ.get("THALWEG_KILLS", "3"))
+KILLS = int(os.environ.get("THALWEG_KILLS", "2"))
 RUNS = 2 * 3 + 2 * 2  # two optimizers: a budget of 3 trials, 2 seeds
 ARGUMENTS = ("compare", "digits-mlp", "--steps", "60", "--budget", "3", "--seeds", "2", "-o", "sgd", "-o", "adam", "--quiet")
 PATIENCE = 240  # seconds after which a process counts as hung
