@@ -135,7 +135,7 @@ def test_all_rows(data_folder):
         ("diabetes-softmax", {}, "softmax tells classes apart, and diabetes has a number to predict; take linear"),
         ("digits-cnn", {}, r"cnn needs images, .* and digits has rows of shape \(64,\)"),
         ("digits-mlp", {"hiden": 3}, "mlp has no 'hiden'; it takes hidden, depth, activation"),
-        ("digits-mlp", {"loss": "mse"}, "the loss mse does not fit this target; take one of cross_entropy, multiclass_svm"),
+        ("digits-mlp", {"loss": "mse"}, "the loss mse does not fit this target; take one of cross_entropy, kl_divergence, multiclass_svm"),
         ("digits-mlp", {"loss": "cros_entropy"}, "no loss is called 'cros_entropy'; did you mean 'cross_entropy'"),
         ("digits", {"model": "mpl"}, "no model is called 'mpl'"),
         ("digits-mlp", {"model": "svm"}, "digits-mlp names its model already"),

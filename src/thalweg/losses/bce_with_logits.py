@@ -3,11 +3,11 @@
 from torch import Tensor
 from torch.nn import functional
 
-from thalweg.core.declare import align, loss
+from thalweg.core.declare import Reduction, align, loss
 
 
 @loss(tasks=("binary",), target="float")
-def bce_with_logits(output: Tensor, target: Tensor) -> Tensor:
+def bce_with_logits(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
     """Binary cross-entropy on logits z, as max(z, 0) - y z + log(1 + exp(-|z|)), which neither overflows nor loses digits.
 
     output: logits, (n,) or (n, 1). target: floats in [0, 1], (n,) or (n, 1). Raises UserError where their numbers of
@@ -18,4 +18,4 @@ def bce_with_logits(output: Tensor, target: Tensor) -> Tensor:
     tensor(500.)
     """
     output, target = align(output, target)
-    return functional.binary_cross_entropy_with_logits(output, target)
+    return functional.binary_cross_entropy_with_logits(output, target, reduction=reduction)

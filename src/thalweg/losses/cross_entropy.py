@@ -3,11 +3,11 @@
 from torch import Tensor
 from torch.nn import functional
 
-from thalweg.core.declare import loss
+from thalweg.core.declare import Reduction, loss
 
 
 @loss(tasks=("binary", "classes"), target="label")
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
     """Cross-entropy of softmax scores, the mean over rows of log sum_j exp(s_j) - s_y.
 
     output: scores, (n, classes). target: int64 labels 0..classes-1 of shape (n,), or probabilities in the shape of the
@@ -17,4 +17,4 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))
     tensor(2.3026)
     """
-    return functional.cross_entropy(output, target)
+    return functional.cross_entropy(output, target, reduction=reduction)

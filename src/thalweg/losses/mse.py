@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from thalweg.core.declare import align, loss
+from thalweg.core.declare import Reduction, align, loss, reduced
 
 
 @loss(tasks=("regression",), target="float")
-def mse(output: Tensor, target: Tensor) -> Tensor:
+def mse(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
     """Mean squared error, the mean over all numbers of (output - target)^2.
 
     output, target: any shapes with equally many numbers, such as (n, 1) and (n,). Raises UserError where they have not.
@@ -16,4 +16,4 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
     tensor(5.)
     """
     output, target = align(output, target)
-    return (output - target).square().mean()
+    return reduced((output - target).square(), reduction)

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from thalweg.core.declare import loss
+from thalweg.core.declare import Reduction, loss, reduced
 
 
 @loss(tasks=("binary", "classes"), target="label")
-def multiclass_svm(output: Tensor, target: Tensor) -> Tensor:
+def multiclass_svm(output: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
     """Multiclass SVM loss, the mean over rows of sum_{j != y} max(0, s_j - s_y + 1).
 
     output: scores, (n, classes). target: int64 labels 0..classes-1, (n,).
@@ -20,4 +20,4 @@ def multiclass_svm(output: Tensor, target: Tensor) -> Tensor:
     margins = (output - output.gather(1, label) + 1).clamp(min=0)
     # the true class is masked, not subtracted as a 1: small losses keep their digits
     own = torch.arange(output.shape[1], device=output.device) == label
-    return margins.masked_fill(own, 0.0).sum(1).mean()
+    return reduced(margins.masked_fill(own, 0.0).sum(1), reduction)

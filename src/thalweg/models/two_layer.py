@@ -1,14 +1,10 @@
 """Two-layer net: W2 max(0, W1 x), with biases. Initialised after He et al. 2015, arXiv:1502.01852"""
 
 import math
-from typing import Annotated
 
 from torch import nn
 
-from thalweg.core import Domain
-from thalweg.core.declare import model
-
-Width = Annotated[int, Domain("Width", kind="int", low=1)]
+from thalweg.core.declare import Width, model
 
 
 @model(tasks=("regression", "binary", "classes"))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.catalogue import find, load, shelf
+from thalweg.core.declare import SMALLEST
 from thalweg.core.problem import Problem
 from thalweg.core.table import Table, read_csv, scaled, split
 from thalweg.errors import UserCodeError, UserError, unknown
@@ -44,7 +45,7 @@ def problem(
     loss: replaces the model's usual loss. options: the model's, such as hidden=128.
     all_rows: all training rows serve as training, validation and test rows alike, as in published fits.
     standardize: features (and a number to predict) with mean 0 and sd 1 on the training rows; None: as is usual for the data.
-    valid: share of the rows (of the official training rows, where there are such) set apart for validation.
+    valid: share of the rows (of the official training rows, where there are such) set apart for validation; 0 for none.
     Raises UserError, with the nearest name where one is misspelt.
 
     >>> p = problem("digits-mlp", hidden=32)
@@ -127,8 +128,8 @@ def _obstacle(task: str, classes: int, shape: tuple[int, ...], model: Any) -> st
         can = {"regression": "predicts a number", "binary": "tells 2 classes apart", "classes": "tells classes apart"}
         has = "a number to predict" if task == "regression" else f"{classes} classes"
         return f"{model.name} {can[model.tasks[-1]]}, and {{}} has {has}"
-    if getattr(model, "images", False) and (len(shape) != 3 or min(shape[1:]) < 8):
-        return f"{model.name} needs images, (channels, height, width) of at least 8x8 pixels, and {{}} has rows of shape {shape}"
+    if getattr(model, "images", False) and (len(shape) != 3 or min(shape[1:]) < SMALLEST):
+        return f"{model.name} needs images, (channels, height, width) of at least {SMALLEST}x{SMALLEST} pixels, and {{}} has rows of shape {shape}"
     return None
 
 
@@ -212,20 +213,24 @@ def _assemble(
             call = f"{_called(model)}({shape}, {make.args[1]})"
             raise UserCodeError(f"the model failed, called as {call}: {type(error).__name__}: {error}") from error
     train, held, test, how = split(table, all_rows, valid)
-    splits, scales = scaled(table, standardize, train, held, test)
+    present = {name: pair for name, pair in (("train", train), ("valid", held), ("test", test)) if pair is not None}
+    splits, scales, scale = scaled(table, standardize, *present.values())
     pairs = [(X.float().contiguous(), y if labels else y.float().unsqueeze(1)) for X, y in splits]
+    parts = dict(zip(present, pairs, strict=True))
     settings = f" ({', '.join(f'{k} = {v}' for k, v in full.items())})" if full else ""
     return Problem(
         model=make,
         loss=function,
-        train=pairs[0],
-        valid=pairs[0] if all_rows else pairs[1],
-        test=pairs[0] if all_rows else pairs[2],
+        train=parts["train"],
+        valid=parts["train"] if all_rows else parts.get("valid"),
+        test=parts["train"] if all_rows else parts["test"],
         metrics=() if table.task == "regression" else ("accuracy",),
         name=name,
         batch_size=min(table.batch_size, len(pairs[0][0])),
         epochs=table.epochs,
         all_rows=all_rows,
+        columns=table.columns,
+        scale=scale,
         notes=(
             *table.notes,
             how,
