@@ -33,12 +33,15 @@ BY_ROW = ("rows", "accelerator")
 # --- the machine
 
 
-def hardware() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
+def cpuinfo(field: str) -> str:
+    """What Linux says of the first processor under that name; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def hardware() -> dict[str, Any]:
+    cpu = cpuinfo("model name") or platform.processor() or platform.machine()
     compiler = next((path for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name and (path := shutil.which(name))), None)
     version = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=False).stdout.strip() if compiler else ""
     kernels = os.environ.get("THALWEG_KERNELS") != "0" and compiler is not None

@@ -21,10 +21,12 @@ STYLE = "body{font:16px/1.6 system-ui,sans-serif;max-width:52rem;margin:2rem aut
 STYLE += "pre{overflow-x:auto;background:#f4f4f4;padding:1rem}"
 STYLE += "table{border-collapse:collapse}td,th{border-bottom:1px solid #ccc;padding:.25rem .75rem;text-align:left}img{max-width:100%}"
 
+PAGES = [name for name in ("measuring", "fleet", "optim", "train", "minimize", "calculus", "report", "design") if (HERE / f"{name}.md").exists()]
+
 
 def page(title: str, body: str) -> str:
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    pages = [("index", "start"), ("walkthrough", "walk-through"), *((s, s) for s in ("measuring", "fleet", "optim", "report", "design"))]
+    pages = [("index", "start"), ("walkthrough", "walk-through"), *((s, s) for s in PAGES)]
     links = [*pages, *((s, s) for s in catalogue.SHELVES)]
     menu = " · ".join(f'<a href="{name}.html">{label}</a>' for name, label in links)
     return f"{head}<nav>{menu}</nav>{body}</html>"

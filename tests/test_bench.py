@@ -355,3 +355,148 @@ def test_what_is_compiled_and_held_is_counted(steps, little, monkeypatch):
 
 def test_numbers_in_words(steps):
     assert doctest.testmod(steps).failed == 0
+
+
+# --- one run
+
+
+@pytest.fixture(scope="module")
+def runs():
+    with loaded("train") as module:
+        yield module
+
+
+@pytest.fixture
+def shapes(runs, monkeypatch):
+    """A few images of bars that lie or stand, in place of the data sets."""
+    generator = torch.Generator().manual_seed(0)
+    X, y = torch.rand(80, 1, 8, 8, generator=generator), torch.arange(80) % 2
+    X[y == 0, :, 3] += 1
+    X[y == 1, :, :, 3] += 1
+
+    def given(name, size, data):
+        make = runs.tw.core.catalogue.shelf("models")["cnn"]
+        return runs.tw.Problem(lambda: make((1, 8, 8), 2), F.cross_entropy, (X, y), test=(X[:20], y[:20]), metrics="accuracy")
+
+    monkeypatch.setattr(runs, "given", given)
+    return runs.Size(80, 20, 2, (0, 1), 2)
+
+
+def test_every_row_of_the_runs_can_be_named_alone(runs):
+    names = [*(row.name for row in runs.ROWS), runs.BETTER]
+    assert len({*names}) == len(names) == 5
+    assert all([name in other for other in names].count(True) == 1 for name in names)
+
+
+def test_the_loop_and_the_run_end_alike(runs, shapes):
+    problem = runs.given("", shapes, None)
+    for seed in shapes.seeds:
+        hand, run = runs.by_hand(problem, shapes, seed), runs.by_train(problem, shapes, seed)
+        for a, b in zip(hand.model.state_dict().values(), run.model.state_dict().values(), strict=True):
+            torch.testing.assert_close(a, b.contiguous(), rtol=1e-3, atol=1e-5)
+        assert hand.accuracy == pytest.approx(run.accuracy)
+        assert run.layout == "channels last"
+    assert not torch.equal(*(runs.by_hand(problem, shapes, seed).model[0].weight for seed in (0, 1)))
+    half = runs.by_train(problem, shapes, 0, "bf16")
+    assert not torch.equal(half.model[0].weight, runs.by_train(problem, shapes, 0).model[0].weight)
+
+
+def test_sides_take_turns_seed_by_seed(runs, shapes, monkeypatch):
+    seen = []
+    end = runs.End(torch.nn.Linear(1, 1), 90.0, 1.0)
+    monkeypatch.setattr(runs, "by_hand", lambda problem, size, seed, device: seen.append(("plain", seed)) or end)
+    monkeypatch.setattr(runs, "by_train", lambda problem, size, seed, *more: seen.append(("thalweg", seed)) or end)
+    found = runs.side_by_side(runs.ROWS[0], shapes, None, "cpu")
+    assert seen == [("plain", 0), ("thalweg", 0), ("thalweg", 1), ("plain", 1)]
+    assert found["accuracy"] == {"plain": [90.0, 90.0], "thalweg": [90.0, 90.0]}
+    assert found["loader"] > 0
+    assert runs.side_by_side(runs.ROWS[2], shapes, None, "cpu")["loader"] is None
+
+
+def test_the_files_give_the_rows_that_a_size_asks_for(runs, data_folder):
+    problem = runs.given("mnist-cnn", runs.Size(50, 20, 1, (0,)), str(data_folder))
+    assert [tuple(part[0].shape) for part in (problem.train, problem.test)] == [(50, 1, 28, 28), (20, 1, 28, 28)]
+    assert problem.valid is None
+
+
+def ended_at(accuracy, seconds, loader=9.0):
+    """A turn in which the loop reaches 88 % in 10 seconds an epoch, and thalweg something else."""
+    ends = {"accuracy": {"plain": [87.0, 88.0, 89.0], "thalweg": accuracy}, "seconds": {"plain": [9.0, 10.0, 30.0], "thalweg": seconds}}
+    return lambda: {**ends, "loader": loader, "besides": [1.0, 2.0, 3.0], "layout": "channels last"}
+
+
+GOOD = [87.1, 88.1, 89.1], [8.0, 9.0, 40.0]
+
+
+def out_of_luck():
+    raise sys.modules["common"].Failed("out of luck")
+
+
+@pytest.mark.parametrize(
+    ("row", "turn", "said"),
+    [
+        (0, ended_at(*GOOD), None),
+        (0, ended_at([87.5, 88.5, 89.5], [8.0, 9.0, 40.0]), "+0.50 points from the loop's accuracy, at most 0.4 are promised"),
+        (0, ended_at([86.5, 87.5, 88.5], [8.0, 9.0, 40.0]), "-0.50 points from the loop's accuracy, at most 0.4 are promised"),
+        (0, ended_at(GOOD[0], [8.0, 11.0, 12.0]), "an epoch takes 1.10 times the loop's, at most 1 is promised"),
+        (2, ended_at([86.75, 87.75, 88.75], [11.0, 12.0, 13.0], None), None),
+        (2, ended_at([86.6, 87.6, 88.6], [8.0, 9.0, 40.0], None), "-0.40 points from the loop's accuracy, at most 0.3 are promised"),
+        (0, out_of_luck, "CNN, Fashion-MNIST, float32: failed: out of luck"),
+    ],
+)
+def test_what_a_run_is_blamed_for(runs, row, turn, said, capsys):
+    found = runs.judged(runs.ROWS[row], runs.WHOLE, turn)
+    absent = [{"row": "all rows", "not_measured": "this machine has none"}]
+    table = {**results(runs, found), "nets": [], "accelerator": absent}
+    told = runs.missed(table)
+    assert [said in text for text in told] == [True] if said else told == []
+    runs.show(table)
+    assert "on an accelerator, all rows: not measured, this machine has none." in capsys.readouterr().out
+    page = runs.page(json.loads(json.dumps(table)))
+    assert ("**" in page) == (said is not None and "failed" not in said)
+    assert "On an accelerator, all rows: not measured, this machine has none." in page
+    small = runs.judged(runs.ROWS[row], runs.QUICK, turn)
+    assert runs.missed({**table, "rows": [small]}) == ([told[0]] if turn is out_of_luck else [])
+
+
+def nets(densenet):
+    return [
+        {"net": name, "parameters": 10_000, "accuracy": accuracy, "seconds": [5.0, 7.0], "layout": "as given"}
+        for name, accuracy in (("CNN", [79.0, 81.0]), ("ResNet-18", [85.0, 86.0]), ("DenseNet", densenet))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("densenet", "said"), [([79.0, 81.5], []), ([79.0, 81.0], ["DenseNet: 80.00 % on the test rows, more than the CNN's is promised"])]
+)
+def test_nets_that_are_to_beat_the_cnn(runs, densenet, said):
+    table = {**results(runs), "nets": runs.judged_nets(nets(densenet), True)}
+    assert runs.missed(table) == said
+    page = runs.page(table)
+    assert "| ResNet-18 | 10,000 | 85.50 | 85.00, 86.00 | 6.0 |" in page
+    assert ("| **80.00** |" in page) == bool(said)
+    assert not runs.missed({**table, "nets": runs.judged_nets(nets(densenet), False)})
+    assert runs.missed({**table, "nets": [{"net": "all", "failed": "out of luck"}]}) == ["all: failed: out of luck"]
+
+
+def test_the_page_of_the_runs_is_filled(runs):
+    table = {**results(runs, runs.judged(runs.ROWS[0], runs.WHOLE, ended_at(*GOOD))), "nets": []}
+    text = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+    fill = sys.modules["common"].fill
+    once = fill(text, runs.page(table))
+    assert "| CNN, Fashion-MNIST, float32 | 88.6 | 88.00 | 88.10 | +0.10 | 0.4 | 10.00 | 9.00 | 0.90 | 1 | - | 9.00 | 2.00 |" in once
+    assert fill(once, runs.page(table)) == once
+
+
+def test_rows_that_a_machine_cannot_measure_say_so(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "cpuinfo", lambda field: "avx2 avx512f")
+    path = tmp_path / "found.json"
+    assert runs.main(["--only", "MNIST, bf16", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert [row["not_measured"] for row in found["rows"]] == ["this processor has no arithmetic in bfloat16"] * 2
+    assert not found["whole"]
+    assert "CNN, MNIST, bf16: not measured, this processor has no arithmetic in bfloat16." in capsys.readouterr().out
+    monkeypatch.setattr(runs, "cpuinfo", lambda field: "avx2 avx512_bf16")
+    assert runs.why_not(runs.ROWS[2], "cpu") is None
+    with pytest.raises(SystemExit):
+        runs.main(["--only", "no such row"])

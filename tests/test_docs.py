@@ -1,11 +1,14 @@
 """The docs: every entry of every shelf stands in them, and the README's Python runs as it is written."""
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from thalweg.cli import commands
 from thalweg.core import catalogue
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +45,24 @@ def test_the_readmes_python_runs(block, tmp_path, monkeypatch):
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     if "report.html" in block:
         assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("page", ["train"])
+def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    known = {"__name__": page}
+    blocks = re.findall(r"^```(python|sh)\n(.*?)^```", text, re.M | re.S)
+    assert blocks
+    for kind, block in blocks:
+        if kind == "python":
+            exec(compile(block, f"{page}.md", "exec"), known)
+            continue
+        for line in block.splitlines():
+            name, *arguments = shlex.split(line)
+            assert name == "thalweg"
+            done = CliRunner().invoke(commands, arguments, catch_exceptions=False)
+            assert done.exit_code == 0, done.output
 
 
 def test_the_readmes_rule_trains_from_a_file(tmp_path):

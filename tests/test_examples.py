@@ -24,3 +24,9 @@ def test_an_example_runs(problem, optimizers, tmp_path):
     results = study.results()
     assert len(results.runs) == sum(results.planned.values())
     assert study.verdict.leader in results.optimizers
+
+
+def test_a_run_on_batches_of_a_loader(tmp_path):
+    run = tw.train(f"{EXAMPLES / 'own_loader.py'}:problem", "adamw", lr=3e-3, epochs=2, out=tmp_path)
+    assert run.status == "done"
+    assert run.test["accuracy"] > 0.5

@@ -20,6 +20,7 @@ _HOMES = {
     "batches": "thalweg.core.batches",
     "rule": "thalweg.core.rule",
     "step_seed": "thalweg.core.batches",
+    "Run": "thalweg.study.training.run",
     "Runs": "thalweg.study.sweep",
     "Study": "thalweg.study.study",
     "compare": "thalweg.study.study",
@@ -28,8 +29,11 @@ _HOMES = {
     "problem": "thalweg.study.problems",
     "profiles": "thalweg.study.profiles",
     "sweep": "thalweg.study.sweep",
+    "train": "thalweg.study.training.train",
 }
-_PACKAGES = ("core", "datasets", "losses", "models", "optim", "optimizers", "regularizers", "schedules", "wrappers")
+_PACKAGES = (
+    "core", "datasets", "losses", "models", "optim", "optimizers", "pictures", "probes", "regularizers", "schedules", "wrappers",
+)  # fmt: skip
 
 __all__ = ["__version__", *_HOMES, *_PACKAGES]
 

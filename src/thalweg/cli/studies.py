@@ -1,4 +1,4 @@
-"""The command line. Everything heavy is imported inside the commands, so that --help answers at once."""
+"""The commands of studies: compare, sweep, and what is done with what they leave."""
 
 from __future__ import annotations
 
@@ -11,58 +11,13 @@ from typing import Any
 
 import click
 
-from thalweg import __version__, terminal
-from thalweg.errors import ThalwegError, UserCodeError, UserError, unknown
-from thalweg.options import json_option, study_options
+from thalweg.cli import terminal
+from thalweg.cli.options import json_option, settings_of, study_options
+from thalweg.errors import ThalwegError, UserError
 from thalweg.study.export import TABLES, formats
 
 
-class Commands(click.Group):
-    """A group that offers the nearest command for a misspelt one."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise click.UsageError(str(unknown("command", args[0], self.list_commands(ctx))))
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="thalweg")
-def commands() -> None:
-    """Choose an optimizer for your PyTorch model by measurement.
-
-    \b
-    thalweg compare digits-mlp                  tune five optimizers alike, and say which to choose
-    thalweg compare data.csv --target price     the same for a table of yours
-    thalweg list optimizers                     what there is
-    """
-
-
-def main() -> None:
-    """The entry point: 0 done, 2 the user's mistake, 1 anything else, 130 interrupted."""
-    try:
-        code = commands.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing that was finished is lost", err=True)
-        code = 130
-    except UserError as error:
-        if isinstance(error, UserCodeError):
-            click.echo(error.frames, err=True)
-        click.echo(f"thalweg: {error}", err=True)
-        code = 2
-    except ThalwegError as error:
-        click.echo(f"thalweg: {error}", err=True)
-        code = 1
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-@commands.command()
+@click.command()
 @click.argument("problems", nargs=-1, required=True, metavar="PROBLEM...")
 @click.option("--budget", type=int, help="Tuning trials of each optimizer, its defaults among them [default: 16].")
 @click.option("--stop-early", is_flag=True, default=None, help="Stop the worse half of the trials after 1/4 and 1/2 of their steps.")
@@ -83,7 +38,7 @@ def compare(problems: tuple[str, ...], **given: Any) -> None:
     _studies("compare", problems, {}, **given)
 
 
-@commands.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("problem")
 @study_options
 @click.pass_context
@@ -96,29 +51,8 @@ def sweep(ctx: click.Context, problem: str, **given: Any) -> None:
     thalweg sweep breast-cancer-logistic -o sgd --lr 0.001,0.1,30 --full-batch
     thalweg sweep digits-mlp -o adam --lr 1e-5..1*32 --beta1 0.9,0.99
     """
-    named, settings = _settings([problem, *ctx.args])
+    named, settings = settings_of([problem, *ctx.args])
     _studies("sweep", (named,), settings, **given)
-
-
-def _settings(arguments: list[str]) -> tuple[str, dict[str, Any]]:
-    """`digits-mlp --lr 0.1,1 --momentum=0.9` as the problem and settings of the optimizers."""
-    from thalweg.study.spec import parse_settings
-
-    pairs, rest, problems = [], list(arguments), []
-    while rest:
-        head = rest.pop(0)
-        if not head.startswith("--"):
-            problems.append(head)
-            continue
-        name, equals, value = head[2:].partition("=")
-        if not equals:
-            if not rest:
-                raise UserError(f"--{name} needs a value, such as --{name} 0.1,1")
-            value = rest.pop(0)
-        pairs.append(f"{name.replace('-', '_')}={value}")
-    if len(problems) != 1:
-        raise UserError(f"name one problem, not {', '.join(problems) or 'none'}; hyperparameters are written --name value")
-    return problems[0], parse_settings(";".join(pairs), " ".join(arguments))
 
 
 def _studies(
@@ -197,21 +131,26 @@ def _interrupted(folder: Path) -> None:
         pass
 
 
-@commands.command()
+@click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def show(folder: Path, as_json: bool) -> None:
-    """Show the verdict of the study in FOLDER, finished or not.
+    """Show the verdict of the study in FOLDER, or the end of the run there, finished or not.
 
     \b
     thalweg show outputs/digits-mlp
     """
+    if (folder / "run.toml").exists():
+        from thalweg.study.training.run import Run
+
+        terminal.ended(Run.open(folder), as_json, report=False)
+        return
     from thalweg.study.study import Study
 
     terminal.present(Study.open(folder), as_json, report=False)
 
 
-@commands.command()
+@click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def status(folder: Path, as_json: bool) -> None:
@@ -238,11 +177,11 @@ def status(folder: Path, as_json: bool) -> None:
         terminal.table(rows, results.name)
 
 
-@commands.command()
+@click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER...", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="Where to write it [default: FOLDER/report.html, or side-by-side.html].")
 def report(folders: tuple[Path, ...], to: Path | None) -> None:
-    """Write the report of the study in FOLDER, finished or not; of several studies, one page with all side by side.
+    """Write the report of the study or the run in FOLDER, finished or not; of several studies, one page with all side by side.
 
     \b
     thalweg report outputs/digits-mlp
@@ -250,11 +189,15 @@ def report(folders: tuple[Path, ...], to: Path | None) -> None:
     """
     from thalweg.study.report import open_beside
     from thalweg.study.study import Study
+    from thalweg.study.training.run import Run
 
+    if len(folders) == 1 and (folders[0] / "run.toml").exists():
+        click.echo(Run.open(folders[0]).report(to))
+        return
     click.echo(Study.open(folders[0]).report(to) if len(folders) == 1 else open_beside(folders, to))
 
 
-@commands.command()
+@click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--format", "kind", type=click.Choice(formats()), help="[default: what the ending of --to says, else csv]")
 @click.option("--table", type=click.Choice(TABLES), help="Which table, where the format holds several [default: runs].")
@@ -276,19 +219,24 @@ def export(folder: Path, kind: str | None, table: str | None, to: str | None) ->
         click.echo(content, nl=False)
 
 
-@commands.command(name="list")
+@click.command(name="list")
 @click.argument("what", required=False)
 @click.option("--plot", is_flag=True, help="Draw the schedules, each over 100 updates; with --json, print the numbers.")
 @click.option("--to", type=click.Path(path_type=Path), help="Where --plot writes an SVG, instead of drawing in the terminal.")
 @json_option
 def list_(what: str | None, plot: bool, to: Path | None, as_json: bool) -> None:
-    """List what there is: optimizers, wrappers, schedules, losses, regularizers, models, datasets, problems or studies.
+    """List what there is: optimizers, wrappers, schedules, losses, regularizers, models, datasets, pictures, problems or studies.
 
     \b
     thalweg list optimizers
     thalweg list problems
     thalweg list schedules --plot --to schedules.svg
     """
-    from thalweg.listing import show
+    from thalweg.cli.listing import show
 
     show(what, as_json, plot, to)
+
+
+def add_to(group: click.Group) -> None:
+    for command in (compare, sweep, show, status, report, export, list_):
+        group.add_command(command)

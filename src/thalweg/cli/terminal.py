@@ -9,29 +9,29 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from thalweg.errors import UserError
 
 if TYPE_CHECKING:
+    from thalweg.engine.loop.loop import Loop
     from thalweg.study.judge import Verdict
     from thalweg.study.progress import Status
+    from thalweg.study.training.run import Run
 
 
-class Progress:
-    """A study's progress on standard error: one live line in a terminal, plain lines (one every few seconds) elsewhere."""
+class Line:
+    """Progress on standard error: one live line in a terminal, plain lines (one every few seconds) elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.tell: Callable[[str], None] | None = None
         self.live = sys.stderr.isatty()
         self.quiet = quiet
         self.began = self.shown = time.monotonic()
-        self.phase, self.start = "", 0
         self.status: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self.live and not self.quiet:
             from rich.console import Console
             from rich.live import Live
@@ -44,6 +44,23 @@ class Progress:
         if self.status is not None:
             self.status.__exit__(*error)
 
+    def show(self, line: str, last: bool = False) -> None:
+        now = time.monotonic()
+        if self.status is not None:
+            self.status.update(line)
+        elif now - self.shown >= 5 or last:
+            self.shown = now
+            click.echo(line, err=True)
+
+
+class Progress(Line):
+    """How far a study is. tell: is given every line too, for the live page."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(quiet)
+        self.tell: Callable[[str], None] | None = None
+        self.phase, self.start = "", 0
+
     def __call__(self, status: Status) -> None:
         if self.quiet and self.tell is None:
             return
@@ -53,13 +70,8 @@ class Progress:
         line = self._line(status, now - self.began)
         if self.tell is not None:
             self.tell(line)
-        if self.quiet:
-            return
-        if self.status is not None:
-            self.status.update(line)
-        elif now - self.shown >= 5 or (status.done == status.total and status.alive == 0):
-            self.shown = now
-            click.echo(line, err=True)
+        if not self.quiet:
+            self.show(line, status.done == status.total and status.alive == 0)
 
     def _line(self, s: Status, seconds: float) -> str:
         names = {"tune": "tuning", "final": "final runs", "sweep": "sweep"}
@@ -69,6 +81,43 @@ class Progress:
         where = f"{s.optimizer} step {s.step}/{s.steps}, {s.alive} alive" if s.alive else s.optimizer
         best = f"; best so far {s.best}" if s.best else ""
         return f"{names.get(s.phase, s.phase)}: {s.done}/{s.total} runs done ({where}), {s.diverged} diverged{best}{left}"
+
+
+class Training(Line):
+    """How far a run is: step, epoch, loss, last score, rows a second, time left."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(quiet)
+        self.first: tuple[int, float] | None = None
+        self.looked = 0.0
+
+    def __call__(self, loop: Loop) -> None:
+        if self.quiet:
+            return
+        now = time.monotonic()
+        over = loop.status != "running"
+        if self.first is None:
+            self.first = (loop.t, now)
+        if now - self.looked < 0.2 and not over:
+            return
+        self.looked = now
+        self.show(self._line(loop, now), over)
+
+    def _line(self, loop: Loop, now: float) -> str:
+        assert self.first is not None
+        source, total = loop.source, loop.settings.steps
+        done, took = loop.t - self.first[0], now - self.first[1]
+        parts = [f"step {loop.t}/{total}, epoch {loop.t / source.per_epoch:.2f}"]
+        if loop.records:
+            parts.append(f"loss {loop.records[-1]['loss']:.4g}")
+        score = f"valid_{loop.problem.score}"
+        if loop.evaluations and score in loop.evaluations[-1]:
+            parts.append(f"validation {loop.problem.score} {loop.evaluations[-1][score]:.4g}")
+        if done and took > 0.5:
+            parts.append(f"{done / took * source.rows / source.per_epoch:,.0f} rows/s")
+            if loop.t < total and loop.status == "running":
+                parts.append(f"about {_duration(took / done * (total - loop.t))} left")
+        return ", ".join(parts)
 
 
 @contextlib.contextmanager
@@ -191,6 +240,8 @@ def beside(studies: Mapping[str, Any], page: Path | None, as_json: bool) -> None
 
 def present(study: Any, as_json: bool, report: bool = True) -> None:
     """The verdict on standard output, and where the report is."""
+    from thalweg.study.reasons import table as each_run
+
     results = study.results()
     page = study.report() if report else None
     verdict = study.verdict
@@ -198,7 +249,24 @@ def present(study: Any, as_json: bool, report: bool = True) -> None:
         click.echo(jsonlib.dumps(_plain(verdict, page)))
         return
     table(standings(verdict, ("training " if results.all_rows else "") + results.score))
+    table(each_run(results, verdict.findings.runs), "each run")
     say([verdict.headline, *verdict.sentences])
+    if page is not None:
+        click.echo(f"\nreport: {page}")
+
+
+def ended(run: Run, as_json: bool, report: bool = True) -> None:
+    """What a run came to, on standard output, and where its page is."""
+    from thalweg.study.training.page import clean, facts, headline
+
+    page = run.report() if report else None
+    if as_json:
+        click.echo(jsonlib.dumps(clean({**run.summary(), "report": None if page is None else str(page)})))
+        return
+    table([{"": name, run.name: value} for name, value in facts(run)])
+    if run.coefficients:
+        table([{"coefficient": name, "in the units of the data": f"{value:.6g}"} for name, value in run.coefficients.items()])
+    say([headline(run)])
     if page is not None:
         click.echo(f"\nreport: {page}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -33,33 +34,37 @@ def batches(
     steps: int | None = None,
     epochs: int | None = None,
     replacement: bool = False,
+    start: int = 0,
 ) -> Iterator[Tensor]:
     """The index tensors of every step: a fresh permutation each epoch, the short last batch kept.
 
     Yields int64 tensors of shape (batch_size,), the last of an epoch possibly shorter; `steps` of them, or `epochs` passes, or without
     end when neither is given. With `replacement` every batch is drawn anew from all n. A longer stream begins with the
-    shorter one. Raises UserError when batch_size is not in 1..n.
+    shorter one; `start` leaves out the first so many of its steps, at no cost. Raises UserError when batch_size is not in 1..n.
 
     >>> [b.tolist() for b in batches(5, 2, seed=0, epochs=1)]
     [[2, 0], [1, 3], [4]]
-    >>> len(list(batches(5, 2, steps=7)))
-    7
+    >>> len(list(batches(5, 2, steps=7))), len(list(batches(5, 2, steps=7, start=6)))
+    (7, 1)
     """
     if n < 1:
         raise UserError("there is no data to draw batches from: n = 0")
     if not 1 <= batch_size <= n:
         raise UserError(f"batch_size = {batch_size} must be between 1 and the {n} rows of the training data")
-    for name, value in (("steps", steps), ("epochs", epochs)):
+    for name, value in (("steps", steps), ("epochs", epochs), ("start", start)):
         if value is not None and value < 0:
             raise UserError(f"{name} = {value} must not be negative")
-    return _stream(n, batch_size, seed, steps, epochs, replacement)
+    return _stream(n, batch_size, seed, steps, epochs, replacement, start)
 
 
-def _stream(n: int, batch_size: int, seed: int, steps: int | None, epochs: int | None, replacement: bool) -> Iterator[Tensor]:
+def _stream(
+    n: int, batch_size: int, seed: int, steps: int | None, epochs: int | None, replacement: bool, start: int
+) -> Iterator[Tensor]:
     per_epoch = -(-n // batch_size)
     ends = [k for k in (steps, None if epochs is None else epochs * per_epoch) if k is not None]
     limit = min(ends) if ends else None
-    done, epoch = 0, 0
+    epoch, begun = divmod(start, per_epoch)
+    done = start
     while limit is None or done < limit:
         # one generator an epoch, so that any epoch can be drawn without those before it
         generator = torch.Generator().manual_seed(step_seed(seed ^ 0x5EED, epoch))
@@ -67,9 +72,9 @@ def _stream(n: int, batch_size: int, seed: int, steps: int | None, epochs: int |
             draws = (torch.randint(n, (batch_size,), generator=generator) for _ in range(per_epoch))
         else:
             draws = iter(torch.randperm(n, generator=generator).split(batch_size))
-        for index in draws:
+        for index in itertools.islice(draws, begun, None):
             if limit is not None and done >= limit:
                 return
             yield index
             done += 1
-        epoch += 1
+        epoch, begun = epoch + 1, 0

@@ -18,7 +18,7 @@ import cloudpickle
 
 from thalweg.errors import UserCodeError, UserError, unknown
 
-SHELVES = ("optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets")
+SHELVES = ("optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets", "pictures")
 
 
 def stock(package: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import math
@@ -10,11 +11,11 @@ import struct
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -182,3 +183,39 @@ def idx(content: bytes, dims: int) -> np.ndarray:
 def read_idx(source: Source, data: str | Path | None, dims: int) -> np.ndarray:
     """The array in an IDX file that is found as `read` finds it."""
     return read(source, data, partial(idx, dims=dims))
+
+
+# --- writing
+
+
+@contextlib.contextmanager
+def whole(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file to write into that takes its name only when the block ends well: `path` is the old file or the new one, never half.
+
+    What is no file, a device or a pipe, is written to as it is. durable: wait until the disk has it. Raises UserError where the disk or
+    the system refuses.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as file:
+                yield file
+            return
+        with part.open("wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place, or make room") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is either the old one or the new one; see `whole`."""
+    with whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

@@ -57,6 +57,7 @@ class Problem:
     better: which direction of the first metric is better, where it is the user's own function.
     batch_size, epochs: what `compare` uses unless told otherwise; None stands for 32 rows, or all where there are fewer.
     all_rows: valid and test are the training rows themselves, and every score is a training score (said in the report).
+    columns, scale: names of the features and how they were scaled (`thalweg.core.table.Scale`), where that is known.
     notes: facts for the report's method section.
     """
 
@@ -72,6 +73,8 @@ class Problem:
     batch_size: int | None = None
     epochs: int = 10
     all_rows: bool = False
+    columns: tuple[str, ...] = ()
+    scale: Any = None
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -94,15 +94,15 @@ def scaling(rows: Tensor) -> tuple[Tensor, Tensor]:
 # --- splitting and scaling
 
 
-def split(table: Table, all_rows: bool, valid: float | None) -> tuple[Pair, Pair, Pair, str]:
+def split(table: Table, all_rows: bool, valid: float | None) -> tuple[Pair, Pair | None, Pair, str]:
     """Training, validation and test rows, and a sentence on how they were drawn (by seed 0, stratified by class).
 
-    valid: share of the rows for validation; a fifth unless given, or a sixth of the official training rows. The test
+    valid: share of the rows for validation, 0 for none; a fifth unless given, or a sixth of the official training rows. The test
     rows are the official ones, or a fifth. all_rows: all three are all the (training) rows. Raises UserError where no
     training rows would be left.
     """
-    if valid is not None and not (isinstance(valid, int | float) and 0 < valid < 1):
-        raise UserError(f"valid = {valid!r} must be a share of the rows, between 0 and 1")
+    if valid is not None and not (isinstance(valid, int | float) and 0 <= valid < 1):
+        raise UserError(f"valid = {valid!r} must be a share of the rows, at least 0 and below 1")
     X, y, n = table.X, table.y, len(table.X)
     if all_rows:
         if valid is not None:
@@ -114,41 +114,64 @@ def split(table: Table, all_rows: bool, valid: float | None) -> tuple[Pair, Pair
     rest = torch.arange(n)
     how = "by seed 0" + ("" if table.task == "regression" else ", stratified by class")
     if table.X_test is None or table.y_test is None:
-        held = max(1, round(valid * n)) if valid else n // 5
+        held = n // 5 if valid is None else max(1, round(valid * n)) if valid else 0
         count = -(-n // 5)
         if count + held >= n:
             raise UserError(f"valid = {valid} leaves no training rows: a fifth of the {n} rows is the test set")
         rest, out = apart(count, strata, generator)
         test = (X[out], y[out])
     else:
-        held = max(1, round((valid or 1 / 6) * n))
+        held = max(1, round((1 / 6 if valid is None else valid) * n)) if valid != 0 else 0
         test = (table.X_test, table.y_test)
-        how = f"validation rows drawn {how}; test rows are the official ones"
+        how = (f"validation rows drawn {how}; " if held else "") + "test rows are the official ones"
+    if not held:
+        note = f"{len(rest)} training and {len(test[0])} test rows, {how}; no validation rows"
+        return (X[rest], y[rest]), None, test, note
     kept, out = apart(held, strata[rest], generator)
     train, validation = rest[kept], rest[out]
     note = f"{len(train)} training, {held} validation and {len(test[0])} test rows, {how}"
     return (X[train], y[train]), (X[validation], y[validation]), test, note
 
 
-def scaled(table: Table, standardize: bool | None, *splits: Pair) -> tuple[list[Pair], tuple[str, ...]]:
-    """The splits standardised by the mean and standard deviation of the first, and sentences that say so.
+@dataclass(frozen=True)
+class Scale:
+    """How features and target were scaled: x = (feature - mean) / sd, (features,) each in float64, and the same of the target."""
+
+    mean: Tensor
+    sd: Tensor
+    target_mean: float = 0.0
+    target_sd: float = 1.0
+
+    def original(self, weight: Tensor, bias: float) -> tuple[Tensor, float]:
+        """The coefficients (features,) and the intercept of a linear model in the units of the data.
+
+        >>> scale = Scale(torch.tensor([10.0]), torch.tensor([2.0]))
+        >>> scale.original(torch.tensor([3.0]), 1.0)  # 3 (x - 10) / 2 + 1
+        (tensor([1.5000]), -14.0)
+        """
+        slope = weight.to(self.sd) / self.sd * self.target_sd
+        return slope, self.target_mean + self.target_sd * bias - float(slope @ self.mean)
+
+
+def scaled(table: Table, standardize: bool | None, *splits: Pair) -> tuple[list[Pair], tuple[str, ...], Scale | None]:
+    """The splits standardised by the mean and standard deviation of the first, sentences that say so, and how it was done.
 
     standardize: None is the table's habit. Raises UserError for False where the table's rows come standardised.
     """
     if table.standardize is None:
         if standardize is False:
             raise UserError("this data set comes standardised as its published fits are; leave standardize out")
-        return list(splits), ()
+        return list(splits), (), None
     if not (table.standardize if standardize is None else standardize):
-        return list(splits), ("features are not standardised",)
+        return list(splits), ("features are not standardised",), None
     mean, sd = scaling(splits[0][0])
     done = [((X.double() - mean) / sd, y) for X, y in splits]
-    what = "features"
+    what, scale = "features", Scale(mean, sd)
     if table.task == "regression" and table.scale_target:
         middle, spread = scaling(splits[0][1])
         done = [(X, (y.double() - middle) / spread) for X, y in done]
-        what = "features and target (so errors are in its standard deviations)"
-    return done, (f"{what} standardised by the training rows' mean and standard deviation",)
+        what, scale = "features and target (so errors are in its standard deviations)", Scale(mean, sd, float(middle), float(spread))
+    return done, (f"{what} standardised by the training rows' mean and standard deviation",), scale
 
 
 # --- CSV

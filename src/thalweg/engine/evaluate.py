@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,26 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from thalweg.core.problem import Batch, Problem, rows
+from thalweg.core.stream import Stream
 
 
 def evaluate(problem: Problem, data: Batch, lanes: int, forward: Callable[[Batch, bool], Any], size: int) -> dict[str, np.ndarray]:
     """Metric name -> (lanes,), "loss" always among them.
 
-    forward(batch, predict): the model's outputs, or the problem's loss, of all lanes, with the lanes first: (lanes, rows, ...) or (lanes,).
+    data: tensors, or a Stream. forward(batch, predict): the model's outputs, or the problem's loss, of all lanes, with the lanes first:
+    (lanes, rows, ...) or (lanes,).
     size: rows that go through the model at once.
     """
-    n = rows(data)
-    chunks = [tree_map(lambda leaf, i=i: leaf[i : i + size], data) for i in range(0, n, size)]
     if problem.step is not None:
-        sums = sum(forward(chunk, False).cpu().double() * rows(chunk) for chunk in chunks)
-        return {"loss": (sums / n).numpy()}
+        parts = [(forward(chunk, False).cpu().double(), rows(chunk)) for chunk in _chunks(data, size)]
+        return {"loss": (sum(loss * count for loss, count in parts) / sum(count for _, count in parts)).numpy()}
     # on the processor, since not every accelerator has double precision
-    outputs = [tree_map(lambda y: y.cpu(), forward(chunk, True)) for chunk in chunks]
+    outputs, seen = [], []
+    for chunk in _chunks(data, size):
+        outputs.append(tree_map(lambda y: y.cpu(), forward(chunk, True)))
+        seen.append(chunk[1])
     whole = outputs[0] if len(outputs) == 1 else tree_map(lambda *parts: torch.cat(parts, dim=1), *outputs)
-    targets = data[1].cpu()
+    targets = torch.cat(seen).cpu() if isinstance(data, Stream) else data[1].cpu()
     values: dict[str, list[float]] = {name: [] for name in (*(m.name for m in problem.metrics), "loss")}
     assert problem.loss is not None
     for k in range(lanes):
@@ -36,6 +39,14 @@ def evaluate(problem: Problem, data: Batch, lanes: int, forward: Callable[[Batch
             values[metric.name].append(float(metric.function(lane, targets)))
         values["loss"].append(float(problem.loss(lane, targets)))
     return {name: np.array(column) for name, column in values.items()}
+
+
+def _chunks(data: Batch, size: int) -> Iterator[Batch]:
+    if isinstance(data, Stream):
+        yield from data.epoch(0)
+        return
+    for i in range(0, rows(data), size):
+        yield tree_map(lambda leaf, i=i: leaf[i : i + size], data)
 
 
 def best_of(scores: np.ndarray, higher: bool, otherwise: float) -> float:

@@ -162,6 +162,20 @@ class Smoothed(TorchFunctionMode):
         return (1 - self.share) * nll + self.share * even
 
 
+class Dropped(TorchFunctionMode):
+    """Gives every dropout call of a forward in training another probability."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _MULTIPLYING:
+            return func(*args, **(kwargs or {}))
+        x, _, training = _arguments(args, kwargs or {})
+        return func(x, self.p, training)
+
+
 def normal(seed: int, t: int, like: Tensor) -> Tensor:
     """The standard normal numbers that a rule asks for at step t, in the shape of `like`."""
     generator = torch.Generator(device=like.device).manual_seed(step_seed(seed, t))

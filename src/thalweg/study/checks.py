@@ -20,10 +20,11 @@ from thalweg.errors import UserError
 TINY = 8  # rows of the batch on which model and loss are tried
 
 
-def complete(problem: Problem) -> Problem:
+def complete(problem: Problem, validate: bool = True) -> Problem:
     """The problem with its data as tensors, and a fifth of the rows set apart for each of test and valid that is missing.
 
-    The draw is by seed 0, stratified where the targets are whole numbers; the rows keep their order. Raises what `check` raises,
+    validate: whether it is to have validation rows. The draw is by seed 0, stratified where the targets are whole numbers; the rows
+    keep their order. Raises what `check` raises,
     and UserError where data cannot become tensors, row counts disagree, or there are too few rows.
 
     >>> whole = Problem(nn.Identity, lambda out, y: (out - y).mean(), train=(torch.zeros(10, 1), torch.zeros(10, 1)))
@@ -34,9 +35,9 @@ def complete(problem: Problem) -> Problem:
     train = _tensors(problem.train, "train")
     if problem.all_rows:
         return replace(problem, train=train, valid=train, test=train, batch_size=problem.batch_size or min(32, rows(train)))
-    given = {"valid": problem.valid, "test": problem.test}
+    given = {"valid": problem.valid if validate else None, "test": problem.test}
     splits = {name: _tensors(data, name) for name, data in given.items() if data is not None}
-    missing = [name for name in ("test", "valid") if name not in splits]
+    missing = [name for name in ("test", "valid")[: 1 + validate] if name not in splits]
     notes = list(problem.notes)
     n = rows(train)
     share = max(1, n // 5)
@@ -52,7 +53,7 @@ def complete(problem: Problem) -> Problem:
     if missing:
         notes.append(f"{share} of the {n} rows set apart for {' and for '.join(missing)}, drawn by seed 0")
     size = problem.batch_size or min(32, rows(train))
-    return replace(problem, train=train, valid=splits["valid"], test=splits["test"], notes=tuple(notes), batch_size=size)
+    return replace(problem, train=train, valid=splits.get("valid"), test=splits["test"], notes=tuple(notes), batch_size=size)
 
 
 def _tensors(data: Any, name: str) -> Batch:
@@ -95,15 +96,14 @@ def check(problem: Problem) -> None:
     thalweg.errors.UserError: train targets[0] is 7, and the model has 3 outputs: labels must be 0 to 2
     """
     splits = {"train": problem.train, "valid": problem.valid, "test": problem.test}
-    for name, batch in splits.items():
-        if batch is None:
-            raise UserError(f"the problem has no {name} rows; complete it first")
+    if problem.test is None:
+        raise UserError("the problem has no test rows; complete it first")
     n = rows(problem.train)
     if not 1 <= (problem.batch_size or 1) <= n:
         raise UserError(f"batch_size = {problem.batch_size} must be between 1 and the {n} training rows; give batch_size=...")
     if problem.epochs < 0:
         raise UserError(f"epochs = {problem.epochs} must not be negative")
-    _inspect(problem, splits)
+    _inspect(problem, {name: batch for name, batch in splits.items() if batch is not None})
 
 
 def _inspect(problem: Problem, splits: Mapping[str, Batch]) -> None:

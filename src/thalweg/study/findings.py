@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from thalweg.study.courses import Course, courses
 from thalweg.study.effort import Goal, Reach, goal_of, reaches
 from thalweg.study.pool import Basin, Search, basin, pool, search
 from thalweg.study.results import Results
@@ -72,7 +73,8 @@ class Findings:
     sampling: half of the 95 % interval that the test rows alone give the leader's score (binomial), nan where the metric has no known
     one; why_no_sampling says why. luck: the leader's, see Search.
     goal, reach: see `effort`. searches, basins, defaults: an optimizer each, see `pool`. best_at_defaults, best_tuned: the labels with
-    the best validation score in the first trial and in the chosen one.
+    the best validation score in the first trial and in the chosen one. runs: how each run of a sweep went, where they are few; see
+    `courses`.
     """
 
     pairs: tuple[Pair, ...]
@@ -89,6 +91,7 @@ class Findings:
     defaults: tuple[Default, ...]
     best_at_defaults: str | None
     best_tuned: str | None
+    runs: tuple[Course, ...]
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it: lists for arrays, null for nan and for infinities (a goal that is never reached)."""
@@ -123,6 +126,7 @@ def find(results: Results, table: pd.DataFrame, goal: float | None = None) -> Fi
         defaults=defaults,
         best_at_defaults=_top(defaults, "default", results.higher),
         best_tuned=_top(defaults, "tuned", results.higher),
+        runs=courses(results),
     )
 
 

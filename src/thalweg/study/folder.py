@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
@@ -20,23 +19,6 @@ from thalweg.errors import UserError
 from thalweg.study.spec import Spec
 
 PACKAGES = ("thalweg", "torch", "numpy", "scipy", "scikit-learn", "pandas")
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either the old one or the new one, never half; a device or a pipe is written to as it is."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    raw = content.encode() if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(raw)
-            return
-        part.write_bytes(raw)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place, or make room") from None
 
 
 def claim(folder: Path) -> filelock.BaseFileLock:

@@ -216,7 +216,7 @@ def fingerprint(problem: Problem, seed: int) -> str:
     """The hash of a problem: all data, the initial weights of a seed, the model's structure, the loss's text."""
     total = hashlib.sha256()
     for split in (problem.train, problem.valid, problem.test):
-        for leaf in tree_flatten(split)[0]:
+        for leaf in () if split is None else tree_flatten(split)[0]:
             total.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
             total.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data if leaf.numel() else b"")
     module = fresh(problem, seed)

@@ -20,6 +20,7 @@ from thalweg.engine.work import Memo, Work
 from thalweg.errors import UserError
 from thalweg.study import plan
 from thalweg.study.checks import check, complete
+from thalweg.study.courses import FEW
 from thalweg.study.problems import problem as named_problem
 from thalweg.study.spec import (
     DEFAULT_OPTIMIZERS,
@@ -49,6 +50,12 @@ class Bench:
     data: str | None = None
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
+    @property
+    def closely(self) -> bool:
+        """Whether this is a sweep of so few runs that each is looked at by itself (`thalweg.study.courses`)."""
+        spec = self.spec
+        return spec.kind == "sweep" and spec.seeds * sum(len(plan.grid(o)) for o in spec.optimizers) <= FEW
+
     def work(self, jobs: Sequence[plan.Job]) -> Work:
         """Jobs of one optimizer and structure as an engine takes them."""
         rule, spec = self.rules[jobs[0].optimizer], self.spec
@@ -57,10 +64,12 @@ class Bench:
         problem = self.problem
         halves = [spec.steps // 4, spec.steps // 2] if spec.stop_early and jobs[0].phase == "tune" else []
         rungs = sorted({int(marks[np.abs(marks - half).argmin()]) for half in halves} - {0, spec.steps})
+        every = max(1, spec.steps // 200)
+        every += self.closely and every % 2 == 0  # steps that overshoot to and fro are seen on both sides
         return Work(
             problem, rule, lanes, lambda seed: plan.fresh(problem, seed), spec.steps, spec.batch_size, self.wrappers,
-            every=max(1, spec.steps // 200), evaluations=tuple(marks.tolist()), test=jobs[0].phase == "final",
-            device=self.device, keep_weights=False, rungs=tuple(rungs), precision=spec.precision, accumulate=spec.accumulate,
+            every=every, evaluations=tuple(marks.tolist()), test=jobs[0].phase == "final" or self.closely,
+            device=self.device, keep_weights=self.closely, rungs=tuple(rungs), precision=spec.precision, accumulate=spec.accumulate,
             varied=frozenset(next(o.search for o in spec.optimizers if o.label == jobs[0].optimizer)), memo=self.memo,
         )  # fmt: skip
 

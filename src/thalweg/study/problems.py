@@ -129,7 +129,8 @@ def _obstacle(task: str, classes: int, shape: tuple[int, ...], model: Any) -> st
         has = "a number to predict" if task == "regression" else f"{classes} classes"
         return f"{model.name} {can[model.tasks[-1]]}, and {{}} has {has}"
     if getattr(model, "images", False) and (len(shape) != 3 or min(shape[1:]) < SMALLEST):
-        return f"{model.name} needs images, (channels, height, width) of at least {SMALLEST}x{SMALLEST} pixels, and {{}} has rows of shape {shape}"
+        least = f"{SMALLEST}x{SMALLEST}"
+        return f"{model.name} needs images, (channels, height, width) of at least {least} pixels, and {{}} has rows of shape {shape}"
     return None
 
 

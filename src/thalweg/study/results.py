@@ -29,8 +29,8 @@ class Results:
         id, phase ("tune" | "final" | "sweep"), optimizer (label), trial (0.. within an optimizer), seed, config (dict of the
         hyperparameters that were set or drawn, and "schedule" where not constant), status ("done" | "diverged" | "stopped": a trial
         ended early), diverged_at (-1 or the updates done), steps (planned; of a stopped run those done), engine, train_loss (mean of
-        the last tenth of the records), valid_<metric> for every metric, and test_<metric> in phase "final" (nan elsewhere, and where
-        a run diverged).
+        the last tenth of the records), valid_<metric> for every metric, and test_<metric> in phase "final" and in sweeps of few runs
+        (nan elsewhere, and where a run diverged); where any was measured also the columns of `courses.CURVATURES`.
     curves: run id -> Curve.
     seconds: phase -> wall seconds spent in it. classes: how many there are, where the targets are classes.
     solo_seconds: run id -> its wall seconds, only where it was trained alone, with nothing else running beside it.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thalweg.study import remarks
+from thalweg.study import reasons, remarks
 from thalweg.study.results import Results
 from thalweg.study.standings import Verdict, identity, missing
 from thalweg.study.statistics import ALPHA
@@ -96,6 +96,7 @@ def sentences(results: Results, verdict: Verdict) -> Iterator[str]:
             yield _selected(results, verdict)
         else:
             yield "Search smaller learning rates, or look for values that are not finite in the data or in the first loss."
+        yield from reasons.reasons(results, verdict.findings.runs)
     yield from remarks.robustness(verdict)
     yield from _defaults(results, verdict)
     yield from remarks.at_defaults(verdict)

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from thalweg.engine.work import Curve, Outcome
 from thalweg.errors import UserError
+from thalweg.study.courses import CURVATURES
 from thalweg.study.plan import Group, Job
 
 SCHEMA = 2
@@ -54,7 +55,7 @@ runs = sa.Table(
     sa.Column("diverged_at", sa.Integer, nullable=False),
     sa.Column("steps", sa.Integer, nullable=False),
     sa.Column("engine", sa.String, nullable=False),
-    sa.Column("scores", sa.Text, nullable=False),  # train_loss, valid_<metric>, test_<metric>
+    sa.Column("scores", sa.Text, nullable=False),  # train_loss, valid_<metric>, test_<metric>, curvatures
 )
 
 
@@ -114,14 +115,16 @@ class Store:
         with self.engine.connect() as connection:
             return set(connection.execute(sa.select(runs.c.id)).scalars())
 
-    def write(self, group: Group, outcomes: Sequence[Outcome], engine: str, seconds: float, steps: int) -> None:
-        """Store a group: all its runs and curves, or, if this is interrupted, nothing."""
+    def write(
+        self, group: Group, outcomes: Sequence[Outcome], engine: str, seconds: float, steps: int, more: Sequence[Mapping[str, float]] = ()
+    ) -> None:
+        """Store a group: all its runs and curves, or, if this is interrupted, nothing. more: further figures of each run."""
         rows = [
             {
                 "id": job.id, "group_id": group.id, "lane": k, "phase": job.phase, "optimizer": job.optimizer, "trial": job.trial,
                 "seed": job.seed, "config": json.dumps(dict(job.config)), "status": status(outcome), "diverged_at": outcome.diverged_at,
                 "steps": outcome.stopped_at if outcome.stopped_at >= 0 else steps, "engine": engine,
-                "scores": json.dumps(scores(job, outcome)),
+                "scores": json.dumps({**scores(job, outcome), **(more[k] if more else {})}),
             }
             for k, (job, outcome) in enumerate(zip(group.jobs, outcomes, strict=True))
         ]  # fmt: skip
@@ -134,13 +137,16 @@ class Store:
             connection.execute(sa.insert(runs), rows)
 
     def table(self, metrics: Iterable[str]) -> pd.DataFrame:
-        """A row a run, in a fixed order; the columns of `Results.runs`. Nothing in it depends on the clock."""
+        """A row a run, in a fixed order; the columns of `Results.runs`. Nothing in it depends on the clock.
+
+        What was measured of no run has no column.
+        """
         with self.engine.connect() as connection:
             found = connection.execute(sa.select(runs)).mappings().all()
         names = ["train_loss", *(f"{split}_{m}" for split in ("valid", "test") for m in metrics)]
-        records = []
-        for row in found:
-            values = json.loads(row["scores"])
+        records, figures = [], [json.loads(row["scores"]) for row in found]
+        names += [name for name in CURVATURES if any(name in values for values in figures)]
+        for row, values in zip(found, figures, strict=True):
             keys = ("id", "phase", "optimizer", "trial", "seed")
             record = {k: row[k] for k in keys} | {"config": json.loads(row["config"])}
             record |= {k: row[k] for k in ("status", "diverged_at", "steps", "engine")}

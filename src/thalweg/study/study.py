@@ -6,21 +6,22 @@ import contextlib
 import json
 import time as clock
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from thalweg.core.files import write_whole
 from thalweg.core.problem import Problem, rows
 from thalweg.core.rule import Rule
 from thalweg.engine.fleet import choose, fleet, solo
 from thalweg.engine.work import Outcome, Progress, threads_of
 from thalweg.errors import UserError
 from thalweg.launch import local
+from thalweg.study import curvature, plan
 from thalweg.study import folder as place
-from thalweg.study import plan
 from thalweg.study.judge import Findings, Verdict, judge
 from thalweg.study.judge import choose as choose_config
 from thalweg.study.outlets import Outlets
@@ -203,11 +204,13 @@ def _begin(study: Study, bench: Bench, command: str, memory: int | None = None) 
             "planned": planned(bench), "all_rows": problem.all_rows, "classes": _classes(problem),
         }  # fmt: skip
         environment = place.environment(bench.device)
-        whole = {"device": bench.device, "phases": settings}
+        first = next(iter(choices.values()))
+        looked = curvature.begin(bench, plan.tuning(bench.spec, bench.rules, bench.fingerprint), first.predicted)
+        whole = {"device": bench.device, "phases": settings, **({"curvature": looked} if looked else {})}
         store.put(spec=spec, fingerprint=bench.fingerprint, facts=facts, environment=environment, plan=whole)
     if study.folder is not None:
-        place.write_whole(study.folder / "study.toml", place.toml(bench.spec, bench.name, bench.data))
-        place.write_whole(study.folder / "environment.json", json.dumps(store.get("environment"), indent=2) + "\n")
+        write_whole(study.folder / "study.toml", place.toml(bench.spec, bench.name, bench.data))
+        write_whole(study.folder / "environment.json", json.dumps(store.get("environment"), indent=2) + "\n")
 
 
 def _classes(problem: Problem) -> int | None:
@@ -240,8 +243,8 @@ def _train(study: Study, bench: Bench, limit: float | None, watch: Watch | None)
 
 def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | None, watch: Watch | None) -> bool:
     """Train the groups that are not stored yet; False when time ran out first."""
-    phase = jobs[0].phase
-    choice = choose.Choice(**study.store.get("plan")["phases"][phase])
+    phase, planned = jobs[0].phase, study.store.get("plan")
+    choice = choose.Choice(**planned["phases"][phase])
     groups = plan.groups(jobs, bench.rules, bench.wrappers, choice.engine, choice.lanes)
     done = study.store.finished()
     left = [group for group in groups if not {job.id for job in group.jobs} <= done]
@@ -249,10 +252,10 @@ def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | No
     table = study.store.table([bench.problem.score])
     view = View(bench.problem, bench.spec.steps, phase, len(jobs), table, watch)
     train: Any = partial(train_group, progress=view.step, begin=view.begin) if workers == 1 else train_group
-    trained = local.map(train, left, shared=(bench, choice), workers=workers)
+    trained = local.map(train, left, shared=(bench, choice, planned.get("curvature", {})), workers=workers)
     with threads_of(choice.threads), contextlib.closing(_timed(trained, end)) as ends:
-        for position, (outcomes, engine, seconds) in ends:
-            study.store.write(left[position], outcomes, engine, seconds, bench.spec.steps)
+        for position, (outcomes, engine, seconds, measured) in ends:
+            study.store.write(left[position], outcomes, engine, seconds, bench.spec.steps, measured)
             view.end(left[position], outcomes)
     return {job.id for job in jobs} <= study.store.finished()
 
@@ -266,13 +269,13 @@ def _timed(results: Iterator[Any], end: float | None) -> Generator[Any, None, No
 
 
 def train_group(
-    shared: tuple[Bench, choose.Choice],
+    shared: tuple[Bench, choose.Choice, Mapping[str, Any]],
     group: plan.Group,
     progress: Progress | None = None,
     begin: Callable[[plan.Group], None] | None = None,
-) -> tuple[list[Outcome], str, float]:
-    """Train one group: outcomes, the engine that trained it, seconds."""
-    bench, choice = shared
+) -> tuple[list[Outcome], str, float, list[dict[str, float]]]:
+    """Train one group: outcomes, without weights, the engine that trained it, seconds, and the curvature that each run met."""
+    bench, choice, looked = shared
     if begin is not None:
         begin(group)
     began = clock.perf_counter()
@@ -281,4 +284,6 @@ def train_group(
         outcomes = fleet.run(work, progress, choice.way)
     else:
         outcomes = solo.run(work, progress, ahead=bench.spec.steps * bench.spec.budget)
-    return outcomes, choice.engine, clock.perf_counter() - began
+    seconds = clock.perf_counter() - began
+    measured = curvature.of_runs(bench, group.jobs, outcomes, looked) if looked else []
+    return [replace(outcome, state=None) for outcome in outcomes], choice.engine, seconds, measured

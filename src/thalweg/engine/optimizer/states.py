@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.engine.bound import Bound
 from thalweg.engine.optimizer.groups import Kind
-from thalweg.engine.optimizer.stepping import Member, real
+from thalweg.engine.optimizer.stepping import Member, real, wide
 from thalweg.errors import UserError
 
 States = Mapping[Any, dict[str, Any]]
@@ -34,7 +34,8 @@ def begin(
             continue
         if name in kind.singles:
             shared = next((s[name] for s in states.values() if name in s), None) if bound.rule.scope == "group" else None
-            found[name] = value.to(_single_type()) if shared is None else shared
+            kept = _single_type() if hasattr(torch.optim, title) else wide(x.dtype)  # torch's own keep these in the default type
+            found[name] = value.to(kept) if shared is None else shared
         else:
             found[name] = torch.view_as_complex(value) if p.is_complex() else value
     if "x0" in bound.requests:

@@ -65,7 +65,7 @@ def by_ending(where: str) -> str:
 
 def export(results: Results, format: str | None = None, where: str | None = None, table: str | None = None) -> Any:
     """Write a study in a format: see `Study.export`."""
-    from thalweg.study.folder import write_whole
+    from thalweg.core.files import write_whole
     from thalweg.study.tables import TABLE
 
     name = format or by_ending(where or "")

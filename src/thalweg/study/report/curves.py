@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from thalweg.study.courses import Course
 from thalweg.study.judge import Verdict
+from thalweg.study.reasons import named
 from thalweg.study.report.traces import band, calm, figure, line, plain, safe, thin, trace
 from thalweg.study.results import Curve, Results
 from thalweg.study.words import is_share
@@ -28,8 +30,8 @@ NOISY = ("loss", "grad_norm")
 def curves(results: Results, verdict: Verdict, series: Mapping[str, int]) -> list[dict[str, Any]]:
     """A figure a measure: mean and band (smallest to largest) over the seeds of each optimizer's chosen setting.
 
-    The last two show the validation score and the training loss of every tuning trial (or sweep run). Measures without any
-    curve are left out. series: label -> number of the series.
+    The last two show the validation score and the training loss of every tuning trial (or sweep run); where runs of a sweep are few these
+    come first, and each has a colour and its name. Measures without any curve are left out. series: label -> number of the series.
     """
     score = results.score
     measures = [("loss", "Training loss (of the batch)"), (f"valid:{score}", f"Validation {score}")]
@@ -37,7 +39,11 @@ def curves(results: Results, verdict: Verdict, series: Mapping[str, int]) -> lis
         measures.append(("valid:loss", "Validation loss"))
     measures += [("grad_norm", "Gradient norm (of the batch)"), ("lr", "Learning rate")]
     made = [_measure(results, verdict, series, key, title) for key, title in measures]
-    made += [_trials(results, series, f"valid:{score}", f"validation {score}"), _trials(results, series, "loss", "training loss")]
+    if verdict.findings.runs:
+        every = (("loss", "training loss"), (f"valid:{score}", f"validation {score}"))
+        made = [*(_runs(results, verdict.findings.runs, series, key, name) for key, name in every), *made]
+    else:
+        made += [_trials(results, series, f"valid:{score}", f"validation {score}"), _trials(results, series, "loss", "training loss")]
     return [one for one in made if one is not None]
 
 
@@ -139,6 +145,36 @@ def _trials(results: Results, series: Mapping[str, int], key: str, name: str) ->
     caption = f"A line a {what}; one that {early} ends early. The axis follows those that finished; double-click it to see all."
     title = f"Every {what}: {name}"
     return figure(f"trials:{key}", title, caption, data, finite or lost, name.capitalize(), _share(key), key.endswith("loss"))
+
+
+def _runs(results: Results, runs: Sequence[Course], series: Mapping[str, int], key: str, name: str) -> dict[str, Any] | None:
+    """A measure of each run of a small sweep, a colour a run, its name at the end of its line."""
+    data: list[dict[str, Any]] = []
+    finite: list[np.ndarray] = []
+    lost: list[np.ndarray] = []
+    names = named(runs)
+    for k, one in enumerate(runs):
+        curve = results.curves.get(one.run)
+        found = None if curve is None else course(curve, key)
+        if found is None:
+            continue
+        if one.status == "done":
+            drawn = _lines(k, names[one.run], found[0], found[1][None], noisy=key in NOISY)
+            finite.append(found[1])
+        else:
+            drawn = [line(k, names[one.run], *thin(*found, POINTS), f"{names[one.run]}, {one.status}", role="broken")]
+            lost.append(_early(found[1]))
+        end = {"x": drawn[-1]["x"][-1:], "y": drawn[-1]["y"][-1:], "text": [safe(names[one.run])]}
+        drawn.append(trace(k, names[one.run], "label", **end, mode="text", textposition="top left", hoverinfo="skip"))
+        for part in drawn:
+            part["meta"] |= {"series": series[one.optimizer], "colour": k}
+        data += drawn
+    if not data:
+        return None
+    caption = "A line a run, with its name at its end; one that diverged is thin and dashed, and ends early. "
+    caption += "The axis follows those that finished; double-click it to see all."
+    title, axis, opens = f"Every run: {name}", name.capitalize(), key.endswith("loss")
+    return figure(f"trials:{key}", title, caption, data, finite or lost, axis, _share(key), opens)
 
 
 def tried(results: Results) -> Any:

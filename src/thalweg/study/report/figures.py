@@ -14,18 +14,21 @@ from thalweg.study.report.curves import curves
 from thalweg.study.report.parallel import parallel
 from thalweg.study.report.sensitivity import sensitivity
 from thalweg.study.report.slots import slots
+from thalweg.study.report.tables import courses
 from thalweg.study.results import Results
 
 
 def figures(
     results: Results, verdict: Verdict, measured: Mapping[str, Any] | None = None, series: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Everything drawn on a page: "curves", a list of views; "sensitivity" and "parallel", a view or None; and the slots.
+    """Everything drawn on a page: "curves", a list of views; "sensitivity" and "parallel", a view or None; "courses", a table or None; and
+    the slots.
 
     measured: see `thalweg.study.report.slots`. series: label -> number of the series, by default their order.
     """
     order = series or {label: k for k, label in enumerate(results.optimizers)}
     return {
+        "courses": courses(results, verdict, order),
         "curves": curves(results, verdict, order),
         "sensitivity": sensitivity(results, verdict, order),
         "parallel": parallel(results, verdict, order),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from thalweg.study.courses import courses
 from thalweg.study.judge import seeds_planned
 from thalweg.study.remarks import METHOD
 from thalweg.study.report.curves import CALM_POINTS, POINTS, TRIAL_POINTS
@@ -33,10 +35,19 @@ def _rows(results: Results) -> Iterator[str]:
 
 def _sweep(results: Results) -> Iterator[str]:
     yield "Every setting of the grid was trained; all runs of one seed start from the same weights and see the same batches."
+    runs = courses(results)
     if results.all_rows:
         yield "Settings are ranked by their training loss (mean of the last tenth of the records)."
     else:
-        yield f"Settings are ranked by validation {results.score}; test data were not used."
+        tested = any(math.isfinite(one.test) for one in runs)
+        use = "test data were touched once, at the end of each run, and rank nothing" if tested else "test data were not used"
+        yield f"Settings are ranked by validation {results.score}; {use}."
+    if any(math.isfinite(one.curvature_start) for one in runs):
+        yield (
+            "Curvature: the largest eigenvalue of the Hessian of the training loss, by Lanczos's method, at a run's initial and at its "
+            "final weights. On a quadratic of that curvature gradient descent is stable below lr = 2 / curvature, with momentum m below "
+            "2 (1 + m) / curvature, in Nesterov's form below 2 (1 + m) / (1 + 2 m) / curvature; of other rules nothing is said."
+        )
 
 
 def _comparison(results: Results) -> Iterator[str]:

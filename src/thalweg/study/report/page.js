@@ -23,14 +23,15 @@
 
   // A trace in the theme's colours: Python gives each a series (a number) and a role. `banded`: whether bands are drawn.
   function dressed(trace, banded) {
-    const { series, role } = trace.meta;
-    const colour = css(`--c${series % 8}`);
+    const { series, role } = trace.meta; // a run of a small sweep has a colour of its own
+    const colour = css(`--c${(trace.meta.colour ?? series) % 8}`);
     const made = { ...trace, line: { ...trace.line, color: colour, width: widths[role] ?? 1 }, showlegend: false };
     made.visible = !hidden.has(series) && (role !== "band" || banded) && (role !== "raw" || !banded);
     if (role in opacities) made.opacity = opacities[role];
     if (role === "band") made.fillcolor = colour + "2c";
     if (role === "broken") made.line.dash = "dash";
     if (role === "stray") made.line.dash = "dot";
+    if (trace.textposition) made.textfont = { color: colour };
     if (trace.error_x) made.error_x = { ...trace.error_x, color: colour, thickness: 1.2, width: 4 };
     if (trace.marker) {
       const edge = { chosen: [css("--ink"), 1.8], done: [css("--page"), 1], default: [css("--ink"), 1.3], diverged: [colour, 2], span: [colour, 1.5] }[role];

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
-from thalweg.study.folder import write_whole
+from thalweg.core.files import write_whole
 from thalweg.study.judge import judge
 from thalweg.study.report import palette, tables
 from thalweg.study.report.figures import drawable, figures

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-LIGHT = ("#0f53ae", "#ef6d07", "#1ca77b", "#9b156b", "#7a4900", "#7491c3", "#908d49", "#35352f")
+from thalweg.core.canvas import COLOURS as LIGHT
+
 DARK = ("#0088d5", "#dc693e", "#4ecf91", "#c18cb7", "#eaaa2a", "#9acbff", "#fef04e", "#c5cfcc")
 """Found by search: 3:1 against the page, and any two far apart (18 in CIE Lab) also without red, green or blue cones."""
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from thalweg.core.files import write_whole
 from thalweg.errors import UserError
-from thalweg.study.folder import write_whole
 from thalweg.study.judge import Verdict, judge
 from thalweg.study.report.figures import drawable, figures
 from thalweg.study.report.measured import profile_of

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from thalweg.study import reasons
 from thalweg.study.judge import Verdict
+from thalweg.study.report.palette import look
+from thalweg.study.report.slots import table
 from thalweg.study.results import Results
 from thalweg.study.words import amount, p_value, probability, setting
 
@@ -37,6 +41,21 @@ def standings(results: Results, verdict: Verdict) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def courses(results: Results, verdict: Verdict, series: Mapping[str, int]) -> dict[str, Any] | None:
+    """The runs of a small sweep, each with the look of its line; None where there are none."""
+    found = verdict.findings.runs
+    if not found:
+        return None
+    rows, names = reasons.table(results, found), reasons.named(found)
+    columns = [name for name in rows[0] if name not in ("optimizer", "setting", "seed")]
+    cells = [[(names[one.run], None), *((row[name], None) for name in columns)] for one, row in zip(found, rows, strict=True)]
+    made = table(reasons.caption(results, found), ["Run", *(name.capitalize() for name in columns)], [
+        (series[one.optimizer], own) for one, own in zip(found, cells, strict=True)
+    ])  # fmt: skip
+    made["rows"] = [row | {"look": look(k)} for k, row in enumerate(made["rows"])]
+    return made
 
 
 def runs(results: Results) -> dict[str, Any]:

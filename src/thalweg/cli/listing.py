@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from thalweg import terminal
+from thalweg.cli import terminal
 from thalweg.core import catalogue
 from thalweg.core.rule import Hyper
 from thalweg.errors import UserError, unknown
@@ -17,7 +17,7 @@ from thalweg.errors import UserError, unknown
 def show(what: str | None, as_json: bool, plot: bool = False, to: Path | None = None) -> None:
     """Print the rows of `listing`, or what `--plot` draws."""
     if plot:
-        from thalweg.plots import plot as draw
+        from thalweg.cli.plots import plot as draw
 
         draw(what, to, as_json)
         return
@@ -53,6 +53,8 @@ def _row(shelf: str, name: str, entry: Any) -> dict[str, Any]:
         row["searched"] = ", ".join(
             f"{n} {h.domain.search[0]:g}..{h.domain.search[1]:g}" for n, h in hypers.items() if h.domain.tuned and h.domain.search
         )
+    if shelf == "pictures":
+        row["drawn from"] = ", ".join(name if needed else f"({name})" for name, needed in entry.requests.items())
     return row | {"about": about}
 
 

@@ -70,7 +70,7 @@ def plot(what: str | None, to: Path | None, as_json: bool) -> None:
         raise UserError(f"--to {to}: the picture is an SVG; name a file that ends in .svg, such as schedules.svg")
     rows = samples()
     if to is not None:
-        from thalweg.study.folder import write_whole
+        from thalweg.core.files import write_whole
 
         write_whole(to, picture(rows) + "\n")
     if as_json:
