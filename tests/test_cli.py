@@ -22,9 +22,10 @@ from click.testing import CliRunner
 
 import thalweg as tw
 from thalweg.cli import commands, main
+from thalweg.core.catalogue import SHELVES
 
 TINY = ("--steps", "20", "--budget", "2", "--seeds", "2", "-o", "sgd", "-o", "adam", "--engine", "fleet")
-NAMES = ("compare", "sweep", "train", "list", "status", "show", "report", "export")
+NAMES = ("compare", "sweep", "train", "minimize", "gradcheck", "list", "status", "show", "report", "export")
 
 
 @dataclass(frozen=True)
@@ -371,7 +372,7 @@ def test_a_sweep_that_cannot_be_is_refused(thalweg: Thalweg, tmp_path: Path, arg
 # --- list, show, status, report, export
 
 
-@pytest.mark.parametrize("what", ["optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets", "pictures", "problems"])
+@pytest.mark.parametrize("what", [*SHELVES, "problems"])
 def test_list_shows_a_shelf(thalweg: Thalweg, what: str) -> None:
     plain, rows = thalweg("list", what), json.loads(thalweg("list", what, "--json").output)
     assert plain.code == 0

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 import thalweg as tw
-from thalweg.cli import plots
-from thalweg.cli import commands
+from thalweg.cli import commands, plots
 from thalweg.core import catalogue
 from thalweg.core.schedule import schedule
 from thalweg.schedules import constant, cosine, linear, one_cycle, step, warmup

@@ -18,6 +18,12 @@ _HOMES = {
     "ThalwegError": "thalweg.errors",
     "UserError": "thalweg.errors",
     "batches": "thalweg.core.batches",
+    "certify": "thalweg.solve.certificate",
+    "gradcheck": "thalweg.calculus",
+    "is_convex": "thalweg.calculus",
+    "least_squares": "thalweg.solve.squares",
+    "minimize": "thalweg.solve.minimize",
+    "root": "thalweg.solve.squares",
     "rule": "thalweg.core.rule",
     "step_seed": "thalweg.core.batches",
     "Run": "thalweg.study.training.run",
@@ -32,7 +38,8 @@ _HOMES = {
     "train": "thalweg.study.training.train",
 }
 _PACKAGES = (
-    "core", "datasets", "losses", "models", "optim", "optimizers", "pictures", "probes", "regularizers", "schedules", "wrappers",
+    "calculus", "core", "datasets", "directions", "functions", "losses", "models", "optim", "optimizers", "pictures", "probes",
+    "regularizers", "schedules", "searches", "sets", "wrappers",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOMES, *_PACKAGES]

@@ -18,7 +18,10 @@ import cloudpickle
 
 from thalweg.errors import UserCodeError, UserError, unknown
 
-SHELVES = ("optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets", "pictures")
+SHELVES = (
+    "optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets", "pictures", "sets",
+    "functions", "directions", "searches",
+)  # fmt: skip
 
 
 def stock(package: dict[str, Any]) -> list[str]:
@@ -45,7 +48,7 @@ def shelf(name: str) -> Mapping[str, Any]:
 
 
 def _public(shelf: str, key: str) -> str:
-    return key.replace("_", "-") if shelf in ("datasets", "models") else key
+    return key.replace("_", "-") if shelf in ("datasets", "models", "functions", "directions") else key
 
 
 def find(shelf_name: str, name: str, kind: str | None = None) -> Any:

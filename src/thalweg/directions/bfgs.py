@@ -1,0 +1,29 @@
+"""BFGS: an inverse Hessian learnt from the changes of the gradient. Broyden, Fletcher, Goldfarb, Shanno 1970; Nocedal and Wright 2006, 6.17
+
+It starts as s.y / y.y times the identity (6.20). The curvature it learns is that at the end of the step, not the mean over it, which values
+and slopes together tell (`thalweg.core.method.bend`). A pair of steps without positive curvature teaches nothing and is left out.
+"""
+
+import numpy as np
+
+from thalweg.core.method import direction, dot, first_step
+
+LEAST = 1e-10
+
+
+@direction(needs="gradient")
+def bfgs(point, memory):
+    g, s = point.g, point.s
+    if s is None:
+        return first_step(point.x, g), None
+    y = point.bend * point.y
+    sy, yy = dot(s, y), dot(y, y)
+    use = sy > LEAST * np.sqrt(dot(s, s) * yy)
+    if not use.all():
+        sy, yy = np.where(use, sy, 1.0), np.where(use, yy, 1.0)
+    H = (sy / yy)[..., None] * np.eye(g.shape[-1]) if memory is None else memory
+    Hy = (H @ y[..., None])[..., 0]
+    v = use / sy * s
+    u = (1 + dot(y, Hy) / sy) * v - use / sy * Hy  # H + u s' - v (Hy)' is the update, written as two outer products
+    H = H + u[..., :, None] * s[..., None, :] - v[..., :, None] * Hy[..., None, :]
+    return -(H @ g[..., None])[..., 0], H

@@ -1,0 +1,34 @@
+"""L-BFGS: BFGS of the last few steps, by the two-loop recursion. Nocedal 1980; Nocedal and Wright 2006, algorithm 7.4"""
+
+import numpy as np
+
+from thalweg.core.method import direction, dot, first_step
+
+KEPT = 10
+LEAST = 1e-10
+
+
+@direction(needs="gradient")
+def lbfgs(point, memory):
+    g, s = point.g, point.s
+    if s is None:
+        return first_step(point.x, g), None
+    y = point.bend * point.y
+    sy, yy = dot(s, y), dot(y, y)
+    use = sy > LEAST * np.sqrt(dot(s, s) * yy)
+    rho = np.where(use, 1 / np.where(use, sy, 1.0), 0.0)  # 0 makes a pair without effect
+    gamma = np.where(use, sy / np.where(yy > 0, yy, 1.0), 1.0)
+    if memory is None:
+        pairs = np.zeros((*g.shape[:-1], KEPT, g.shape[-1]))
+        memory = pairs, pairs, pairs[..., :1], gamma
+    S, Y, R = (np.concatenate([old[..., 1:, :], new[..., None, :]], -2) for old, new in zip(memory, (s, y, rho), strict=False))
+    gamma = np.where(use, gamma, memory[3])
+    kept = [i for i in range(KEPT) if R[..., i, :].any()]
+    q, weights = g, []
+    for i in reversed(kept):
+        weights.append(R[..., i, :] * dot(S[..., i, :], q))
+        q = q - weights[-1] * Y[..., i, :]
+    q = gamma * q
+    for i in kept:
+        q = q + (weights.pop() - R[..., i, :] * dot(Y[..., i, :], q)) * S[..., i, :]
+    return -q, (S, Y, R, gamma)
