@@ -50,11 +50,19 @@ class Point:
     product: Callable[[Array], Array] = field(default=lambda v: v)
 
 
-def dot(a: Array, b: Array) -> Array:
-    """Inner products over the last axis, which is kept: (..., n), (..., n) -> (..., 1)."""
-    if a.ndim == 1:
-        return np.array([a @ b])
-    return np.einsum("...i,...i->...", a, b)[..., None]
+def dot(a: Array, b: Array) -> Any:
+    """The inner product of vectors, a number; of lanes (..., n) over the last axis, which is kept: (..., 1)."""
+    return a @ b if a.ndim == 1 else np.einsum("...i,...i->...", a, b)[..., None]
+
+
+def times(H: Array, v: Array) -> Array:
+    """A matrix (..., n, n) times a vector (..., n)."""
+    return H @ v if v.ndim == 1 else (H @ v[..., None])[..., 0]
+
+
+def outer(a: Array, b: Array) -> Array:
+    """a b', (..., n, n)."""
+    return np.multiply.outer(a, b) if a.ndim == 1 else a[..., :, None] * b[..., None, :]
 
 
 def bend(f0: Any, f: Any, d0: Any, d: Any) -> Any:

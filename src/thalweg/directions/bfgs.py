@@ -6,7 +6,7 @@ and slopes together tell (`thalweg.core.method.bend`). A pair of steps without p
 
 import numpy as np
 
-from thalweg.core.method import direction, dot, first_step
+from thalweg.core.method import direction, dot, first_step, outer, times
 
 LEAST = 1e-10
 
@@ -20,10 +20,9 @@ def bfgs(point, memory):
     sy, yy = dot(s, y), dot(y, y)
     use = sy > LEAST * np.sqrt(dot(s, s) * yy)
     if not use.all():
-        sy, yy = np.where(use, sy, 1.0), np.where(use, yy, 1.0)
+        s, sy, yy = np.where(use, s, 0.0), np.where(use, sy, 1.0), np.where(use, yy, 1.0)
     H = (sy / yy)[..., None] * np.eye(g.shape[-1]) if memory is None else memory
-    Hy = (H @ y[..., None])[..., 0]
-    v = use / sy * s
-    u = (1 + dot(y, Hy) / sy) * v - use / sy * Hy  # H + u s' - v (Hy)' is the update, written as two outer products
-    H = H + u[..., :, None] * s[..., None, :] - v[..., :, None] * Hy[..., None, :]
-    return -(H @ g[..., None])[..., 0], H
+    w = times(H, y) / sy
+    half = outer(s, (0.5 + 0.5 * dot(y, w)) / sy * s - w)  # the update is this and its transpose
+    H = H + half + half.swapaxes(-1, -2)
+    return -times(H, g), H

@@ -78,6 +78,8 @@ def spectrum(H: Array, eps: float) -> Spectrum:
 def smallest(H: Array, seen: Spectrum) -> Array:
     """The smallest eigenvalue (...) of H itself; through the inverse where that keeps more digits."""
     plain = np.linalg.eigvalsh(np.where(np.isfinite(H), H, 0.0))[..., 0]
+    if (plain > 1e-6 * np.abs(H).max((-2, -1))).all():
+        return plain
     V = seen.vectors / seen.D[..., :, None]
     inverse = np.einsum("...ik,...k,...jk->...ij", V, 1 / np.where(seen.positive[..., None], seen.values, 1.0), V)
     return np.where(seen.positive, 1 / np.linalg.eigvalsh(inverse)[..., -1], plain)
@@ -132,14 +134,17 @@ def judge(
     if probed.size:
         lower[probed] = _lower(x, f, seen, values, probed, size, eps)
         away[probed] = (lower[probed] == 0) & _falls_on(x, f, g, seen, values, probed, eps)
-    down = seen.lowest() * np.where(lower != 0, np.sign(lower), -np.where(np.einsum("ki,ki->k", g, seen.lowest()) > 0, 1, -1))[:, None]
     falls = saddle | (lower != 0)
+    escape = np.full_like(x, np.nan)
+    if falls.any():
+        lowest = seen.lowest()
+        down = lowest * np.where(lower != 0, np.sign(lower), -np.where(np.einsum("ki,ki->k", g, lowest) > 0, 1, -1))[:, None]
+        escape = np.where(falls[:, None], down, np.nan)
     status, why = [], []
     for k in range(lanes):
         label, clause = _words(k, finite, stationary, falls, saddle, away, strict, flat, zero, size, tol)
         status.append(label)
         why.append(clause)
-    escape = np.where(falls[:, None], down, np.nan)
     return Verdict(status, why, smallest(H, seen), seen.values[:, 0] / (n * eps), escape, decrement, floor)
 
 

@@ -131,7 +131,7 @@ def free(
             break
         if path.ended == "stalled" and objective.n <= DENSE:
             polish(objective, path, limits)
-        found = certificate(objective, path.x, None, None, limits.tol, convex, *_within_means(objective))
+        found = certificate(objective, path.x, None, None, limits.tol, convex, *_within_means(objective, convex))
         if auto and name == "bfgs" and not found.success and found.status != SADDLE and path.ended == "stalled" and objective.n <= DENSE:
             name, kind = "bfgs, trust-exact", catalogue.find("directions", "trust-exact")
             continue
@@ -142,10 +142,14 @@ def free(
     return replace(result, x=_implicit(objective, path.x)) if differentiable else result
 
 
-def _within_means(objective: Objective) -> tuple[int, int]:
-    """Products, and the most variables whose Hessian is taken: so that a certificate costs a fraction of what was solved."""
+def _within_means(objective: Objective, convex: bool) -> tuple[int, int]:
+    """Products, and the most variables whose Hessian is taken: so that a certificate costs a fraction of what was solved.
+
+    Of a problem that is convex by the user's word curvature proves nothing more, but may still refute it: a few products look.
+    """
     spent = objective.evaluations.cost(objective.n)
-    return min(PRODUCTS, max(10, spent // 5)), DENSE if objective.n <= ALWAYS or 2 * objective.n <= spent else 0
+    dense = objective.n <= ALWAYS or (2 * objective.n <= spent and not convex)
+    return min(PRODUCTS, 10 if convex else max(10, spent // 5)), DENSE if dense else 0
 
 
 def _escape(objective: Objective, path: Path, escape: Any, limits: Limits) -> bool:

@@ -38,6 +38,7 @@ class Objective:
         self.fun, self.own_gradient, self.own_hessian, self.name = fun, gradient, hessian, name
         self.variables, self.n = variables, variables.n
         self.bare = takes_nothing(fun)
+        self.plain = variables.plain and not self.bare
         self.f = self.g = self.H = self.products = 0
         self._last: tuple[Array, list[Tensor], Any] | None = None
         self._slope: tuple[Array, list[Tensor], Tensor] | None = None
@@ -85,12 +86,15 @@ class Objective:
 
     def value(self, x: Array) -> float:
         """fun at x, keeping the graph for `gradient`."""
-        if self.variables.plain:  # the usual case, at little cost
-            argument = torch.from_numpy(x).view(self.variables.shapes[0]).requires_grad_()
-            leaves = [argument]
+        if self.plain:  # the usual case, at little cost
+            argument = torch.from_numpy(x)
+            if len(self.variables.shapes[0]) != 1:
+                argument = argument.view(self.variables.shapes[0])
+            leaves = [argument.requires_grad_()]
+            y = self.fun(argument)
         else:
             leaves, argument = self.variables.open(x)
-        y = self._call(argument)
+            y = self._call(argument)
         self.f += 1
         self._last, self._slope = (x, leaves, y), None
         return y.item() if isinstance(y, Tensor) else float(y)
@@ -106,10 +110,16 @@ class Objective:
         assert self._last is not None
         _, leaves, y = self._last
         self._last = None
+        if self.plain and not y.dim():
+            (slope,) = torch.autograd.grad(y, leaves)
+            if slope.dim() != 1:
+                slope = slope.reshape(-1)
+            try:
+                return slope.numpy()
+            except RuntimeError:  # a lazy zero has no memory of its own
+                return slope.numpy(force=True)
         if len(leaves) == 1:
-            found = torch.autograd.grad(y if y.dim() == 0 else y.reshape(()), leaves)
-            if self.variables.plain:
-                return found[0].view(-1).numpy(force=True) if found[0].is_contiguous() else found[0].reshape(-1).numpy(force=True)
+            found = torch.autograd.grad(y.reshape(()), leaves)
         else:
             found = torch.autograd.grad(y.reshape(()), leaves, allow_unused=True)
         return self._array(self.variables.flat(found))

@@ -34,7 +34,8 @@ def descend(objective: Objective, path: Path, direction: Any, search: Callable[.
     path.ended = ""
     while not path.over(objective, limits, step):
         x, f, g = path.x, path.f, path.g
-        p, memory = direction(_point(objective, x, g, s, y, curve), memory)
+        here = Point(x, g, s, y, curve) if direction.needs == "gradient" else _point(objective, x, g, s, y, curve)
+        p, memory = direction(here, memory)
         slope = float(g @ p)
         if not (slope < 0 and math.isfinite(slope)):
             p, memory, s = -g, None, None
@@ -61,7 +62,7 @@ def descend(objective: Objective, path: Path, direction: Any, search: Callable[.
         new, value, slope_there = trials[accepted]
         if slope_there is None:
             slope_there = objective.gradient(new)
-        if not math.isfinite(float(slope_there @ slope_there)) and not np.isfinite(slope_there).all():
+        if not math.isfinite(slope_there @ slope_there) and not np.isfinite(slope_there).all():
             path.ended = "non-finite"
             break
         s, y, last, step = new - x, slope_there - g, (accepted, slope), accepted
