@@ -327,3 +327,35 @@ def test_a_set_and_a_constraint_that_exclude_each_other_are_named():
     result = minimize(square, t(0.5, 0.5), within=sets.simplex(), equality=lambda x: x.sum() - 3)
     assert result.status == INFEASIBLE
     assert re.search(r"within and equality exclude each other.*widen the set simplex\(radius=1\) or change", result.message)
+
+
+# --- the user's own derivatives
+
+
+@pytest.mark.parametrize("own_hessian", [False, True])
+@pytest.mark.parametrize("method", ["auto", "sqp", "augmented", "penalty"])
+@pytest.mark.parametrize(
+    ("given", "least"),
+    [
+        ({}, [0.0, 0.0]),
+        ({"equality": lambda x: x["a"] + x["b"] - 1}, [0.25, 0.75]),
+        ({"inequality": lambda x: 1 - x["a"] - x["b"]}, [0.25, 0.75]),
+        ({"bounds": (0.5, 2.0)}, [0.5, 0.5]),
+    ],
+)
+def test_derivatives_of_the_users_own_need_no_graph(given, least, method, own_hessian):
+    if not given:
+        method = "auto"
+
+    def fun(x):  # 3 a^2 + b^2, in numpy
+        return torch.tensor(3 * float(x["a"].detach()) ** 2 + float(x["b"].detach()) ** 2, dtype=torch.float64)
+
+    def gradient(x):
+        return {"a": 6 * x["a"].detach(), "b": 2 * x["b"].detach()}
+
+    if own_hessian:
+        given = {**given, "hessian": lambda x: torch.diag(torch.tensor([6.0, 2.0], dtype=torch.float64))}
+    start = {"a": torch.tensor(1.0, dtype=torch.float64), "b": torch.tensor(2.0, dtype=torch.float64)}
+    result = minimize(fun, start, method=method, gradient=gradient, **given)
+    assert result.status == "minimum (strict local)", result.message
+    np.testing.assert_allclose([float(result.x["a"]), float(result.x["b"])], least, atol=1e-7)

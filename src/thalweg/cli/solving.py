@@ -131,9 +131,14 @@ def _plain(value: Any) -> Any:
 @click.command()
 @click.argument("function")
 @click.option("--at", metavar="NUMBERS", help='The point, such as 1.5 or "[1, 2]" [default: that of its first argument].')
+@click.option("--differences", type=click.Choice(["central", "forward"]), default="central", show_default=True)
+@click.option("--h", "h", type=float, help="The step of the differences [default: by the precision of the values].")
+@click.option("--tolerance", type=float, default=1e-5, show_default=True, help="The relative error allowed.")
+@click.option("--coordinates", type=int, default=100, show_default=True, help="At most so many of each tensor, drawn by --seed.")
+@click.option("--seed", type=int, default=0, show_default=True)
 @json_option
-def gradcheck(function: str, at: str | None, as_json: bool) -> None:
-    """Compare the gradient of FUNCTION with central differences, number by number, and name what is wrong.
+def gradcheck(function: str, as_json: bool, **asked: Any) -> None:
+    """Compare the gradient of FUNCTION with differences, number by number, and name what is wrong.
 
     FUNCTION is file.py:object: a function of a tensor, a Problem, or a tuple (module, (inputs, targets), loss). Exit code 1 where the
     gradient is wrong.
@@ -146,7 +151,7 @@ def gradcheck(function: str, at: str | None, as_json: bool) -> None:
 
     if ".py:" not in function:
         raise UserError(f"{function} names no object; write file.py:f, or for a test function use thalweg minimize")
-    found = check_object(catalogue.load(function), at=at)
+    found = check_object(catalogue.load(function), **asked)
     if as_json:
         click.echo(jsonlib.dumps({"ok": found.ok, "offending": list(found.offending), "kinks": list(found.kinks), **_plain(found)}))
     else:

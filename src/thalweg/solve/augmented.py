@@ -86,7 +86,7 @@ def minimum(objective: Objective, constraints: Constraints, x: Array, limits: Li
 
 def _augmented(objective: Objective, constraints: Constraints, y: Array, k: float, equal: Array, argument: Any) -> Tensor:
     variables = objective.variables
-    total = torch.as_tensor(objective._call(argument)).reshape(())
+    total = objective.on_graph(argument)
     weights = torch.as_tensor(y, dtype=variables.dtype, device=variables.device)
     count = int(equal.sum())
     if constraints.equality:

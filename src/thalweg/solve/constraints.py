@@ -120,7 +120,7 @@ def lagrangian(objective: Objective, constraints: Constraints, y: Mapping[str, A
     weights = {k: torch.as_tensor(y[k], dtype=variables.dtype, device=variables.device) for k in ("equality", "inequality")}
 
     def L(argument: Any) -> Tensor:
-        value = torch.as_tensor(objective._call(argument)).reshape(())
+        value = objective.on_graph(argument)
         for kind, part in (("equality", constraints.equality), ("inequality", constraints.inequality)):
             if part is not None:
                 value = value + weights[kind] @ part(argument)

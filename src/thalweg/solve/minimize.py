@@ -181,7 +181,7 @@ def _implicit(objective: Objective, x: Array) -> Any:
         raise UserError("differentiable=True needs x0 as tensors: a module holds parameters, which carry no gradient of their own")
     H = objective.hessian(x)
     leaves, argument = variables.open(x)
-    y = objective._call(argument)
+    y = torch.as_tensor(objective.call(argument))  # the user's own graph, through which other tensors are reached
     g = variables.flat(torch.autograd.grad(y.reshape(()), leaves, create_graph=True, allow_unused=True))
     step = torch.linalg.lstsq(torch.from_numpy(H).to(g), g[:, None]).solution[:, 0]
     moved = torch.from_numpy(x.copy()).to(g) - (step - step.detach())

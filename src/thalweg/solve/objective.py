@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from thalweg.errors import UserCodeError, UserError
+from thalweg.solve.own import Value
 from thalweg.solve.result import Evaluations
 from thalweg.solve.variables import Variables, takes_nothing
 
@@ -48,14 +50,26 @@ class Objective:
     def evaluations(self) -> Evaluations:
         return Evaluations(self.f, self.g, self.H, self.products)
 
-    def _call(self, argument: Any) -> Any:
+    def call(self, argument: Any) -> Any:
+        """What the user's function returns."""
         return self.fun() if self.bare else self.fun(argument)
+
+    def on_graph(self, argument: Any) -> Tensor:
+        """The value, whose derivatives are the user's own where given: for building other functions, such as a Lagrangian."""
+        if self.own_gradient is None:
+            return torch.as_tensor(self.call(argument)).reshape(())
+        return Value.apply(self, *(self.variables.parameters or tree_leaves(argument)))
+
+    def own_slope(self, x: Array) -> Array:
+        """The user's own gradient (n,)."""
+        assert self.own_gradient is not None
+        return self._given(self.own_gradient(self.variables.close(x)), "gradient")
 
     def check(self, x: Array) -> tuple[float, Array]:
         """Value and gradient at the start, after looking at all that can be wrong with them."""
         leaves, argument = self.variables.open(x)
         try:
-            y = self._call(argument)
+            y = self.call(argument)
         except UserError:
             raise
         except Exception as error:
@@ -94,7 +108,7 @@ class Objective:
             y = self.fun(argument)
         else:
             leaves, argument = self.variables.open(x)
-            y = self._call(argument)
+            y = self.call(argument)
         self.f += 1
         self._last, self._slope = (x, leaves, y), None
         return y.item() if isinstance(y, Tensor) else float(y)
@@ -103,7 +117,7 @@ class Objective:
         """(n,), from the value's graph where x is the array it was last taken at."""
         self.g += 1
         if self.own_gradient is not None:
-            return self._given(self.own_gradient(self.variables.close(x)), "gradient")
+            return self.own_slope(x)
         if self._last is None or self._last[0] is not x:
             self.value(x)
             self.f -= 1
@@ -160,8 +174,10 @@ class Objective:
             leaves, argument = self.variables.open(x)
             if self.own_gradient is not None:
                 g = self.variables.flat(_tensors(self.own_gradient(argument)))
+                if not g.requires_grad:
+                    raise NotImplementedError("the user's own gradient has no graph")
             else:
-                y = self._call(argument)
+                y = self.call(argument)
                 found = torch.autograd.grad(y.reshape(()), leaves, create_graph=True, allow_unused=True)
                 g = self.variables.flat(found)
                 self._seen = (x, float(y.detach()), self._array(g))
@@ -219,8 +235,6 @@ def pull_back(variables: Variables, leaves: list[Tensor], values: Tensor) -> Arr
 
 
 def _tensors(answer: Any) -> list[Tensor]:
-    from torch.utils._pytree import tree_flatten
-
     leaves = (
         [answer] if isinstance(answer, Tensor) else [torch.as_tensor(answer)] if isinstance(answer, np.ndarray) else tree_flatten(answer)[0]
     )
