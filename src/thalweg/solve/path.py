@@ -45,12 +45,17 @@ class Path:
     def __post_init__(self) -> None:
         self.deepest = -DEEP * max(1.0, abs(self.f))
 
-    def over(self, objective: Objective, limits: Limits, step: float = 0.0, missed: float = 0.0, **more: Any) -> bool:
-        """Note where it stands; whether to end there, and then why. missed: by how much a constraint, or its complementarity, is."""
-        size = largest(self.g)
-        cost = max(objective.f, objective.g)
+    def note(self, objective: Objective, step: float, **more: Any) -> dict[str, Any]:
+        """A row of the trace."""
+        size, cost = largest(self.g), max(objective.f, objective.g)
         row = {"iteration": self.iterations, "value": self.f, "gradient_norm": size, "step": step, "evaluations": cost, **more}
         self.trace.append(row)
+        return row
+
+    def over(self, objective: Objective, limits: Limits, step: float = 0.0, missed: float = 0.0, **more: Any) -> bool:
+        """Note where it stands; whether to end there, and then why. missed: by how much a constraint, or its complementarity, is."""
+        row = self.note(objective, step, **more)
+        size, cost = row["gradient_norm"], row["evaluations"]
         if limits.callback is not None and self._told(objective, limits, row):
             self.ended = "stopped"
         elif self.f < self.deepest and missed <= limits.tol * max(1.0, largest(self.x)):

@@ -93,6 +93,7 @@ def polish(objective: Objective, path: Path, limits: Limits) -> bool:
         if not (f <= path.f + room and np.abs(g / seen.D).max() < 0.9 * np.abs(path.g / seen.D).max()):
             break
         path.x, path.f, path.g, path.iterations = x, f, g, path.iterations + 1
+        path.note(objective, 1.0)
     return path.iterations > began
 
 
