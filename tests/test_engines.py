@@ -184,26 +184,26 @@ def by_threads(rule: str, lane: int) -> tuple[nn.Module, float]:
     return ends[0], distance(ends[1].state_dict(), ends[0])
 
 
-@pytest.mark.parametrize("engine", ["fleet", "solo"])
 @pytest.mark.parametrize("rule", SMOOTH)
-def test_float32_lane_stays_near_the_loop(rule, engine):
+def test_float32_lane_stays_near_the_loop(rule):
     # The yardstick is how far torch's own runs on 1 and 2 threads lie apart. On a small model that is 0, as every sum keeps its order, and
     # measures nothing; hence the wide one. Under relu a number that round-off carries across the kink throws a run 1e-4 off, torch's own
     # as well as ours, and a single pair of runs says nothing; hence the smooth one. The larger of the lanes' distances is the yardstick.
     lanes = configs_of(rule, "lanes")[:2]
-    runs = sweep("wide", rule, lanes, engine, torch.float32, steps=FEW)
     yardstick = max(by_threads(rule, lane)[1] for lane in range(len(lanes)))
     assert yardstick > 0
-    for lane in range(len(lanes)):
-        assert distance(runs.state_dict(lane), by_threads(rule, lane)[0]) <= 10 * yardstick
+    for engine in ("fleet", "solo"):  # in one test, so that one process trains the loops once
+        runs = sweep("wide", rule, lanes, engine, torch.float32, steps=FEW)
+        for lane in range(len(lanes)):
+            assert distance(runs.state_dict(lane), by_threads(rule, lane)[0]) <= 10 * yardstick, engine
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_float32_random_search_answers_with_the_loops_draw(engine):
+def test_float32_random_search_answers_with_the_loops_draw():
     # no round-off adds up in it: the answer is one of the draws
-    runs = sweep("wide", "random_search", configs_of("random_search", "lanes"), engine, torch.float32, steps=FEW)
-    for lane in range(3):
-        assert distance(runs.state_dict(lane), by_threads("random_search", lane)[0]) <= 1e-6
+    for engine in ENGINES:
+        runs = sweep("wide", "random_search", configs_of("random_search", "lanes"), engine, torch.float32, steps=FEW)
+        for lane in range(3):
+            assert distance(runs.state_dict(lane), by_threads("random_search", lane)[0]) <= 1e-6, engine
 
 
 # --- divergence: a lane that explodes changes no other
