@@ -21,7 +21,7 @@ STYLE = "body{font:16px/1.6 system-ui,sans-serif;max-width:52rem;margin:2rem aut
 STYLE += "pre{overflow-x:auto;background:#f4f4f4;padding:1rem}"
 STYLE += "table{border-collapse:collapse}td,th{border-bottom:1px solid #ccc;padding:.25rem .75rem;text-align:left}img{max-width:100%}"
 
-PAGES = ("measuring", "fleet", "optim", "train", "minimize", "calculus", "report", "design")
+PAGES = ("measuring", "fleet", "optim", "train", "minimize", "calculus", "probes", "trace", "diagnose", "report", "design")
 
 
 def page(title: str, body: str) -> str:

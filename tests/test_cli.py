@@ -25,7 +25,7 @@ from thalweg.cli import commands, main
 from thalweg.core.catalogue import SHELVES
 
 TINY = ("--steps", "20", "--budget", "2", "--seeds", "2", "-o", "sgd", "-o", "adam", "--engine", "fleet")
-NAMES = ("compare", "sweep", "train", "minimize", "gradcheck", "list", "status", "show", "report", "export")
+NAMES = ("compare", "sweep", "train", "diagnose", "minimize", "trace", "gradcheck", "list", "status", "show", "report", "export")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_the_readmes_python_runs(block, tmp_path, monkeypatch):
         assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("page", ["minimize", "train"])
+@pytest.mark.parametrize("page", ["minimize", "probes", "trace", "train"])
 def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

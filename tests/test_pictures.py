@@ -4,6 +4,8 @@ import contextlib
 import doctest
 import sys
 import xml.etree.ElementTree as ET
+from functools import cache
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -18,6 +20,7 @@ from torch import nn
 
 import thalweg.core.picture
 import thalweg.pictures as pictures
+from thalweg import probes
 from thalweg.core import canvas
 from thalweg.core.catalogue import shelf
 from thalweg.core.picture import REQUESTS, applicable, draw, picture, save
@@ -63,10 +66,27 @@ def plane(outputs=3):
     return {"model": model, "train": data, "valid": data, "test": data}
 
 
+@cache
+def measured():
+    """What probes and traces of a small net give, by the pictures' names for it."""
+    torch.manual_seed(0)
+    net, data = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), (torch.randn(20, 3), torch.randn(20, 2))
+    loss, path = nn.functional.mse_loss, np.array([[-1.0, 0.5], [0.5, 0.2], [0.1, 0.0]])
+    return {
+        "landscape": probes.landscape(net, loss, data, points=7),
+        "flow": probes.gradients(net, loss, data, torch.optim.SGD(net.parameters(), lr=0.1)),
+        "spectrum": probes.spectrum(net, loss, data, density=1),
+        "trace": SimpleNamespace(
+            name="bowl", paths={"a rule's long name": path, "sgd": 2 * path}, losses={"a rule's long name": path[:, 0], "sgd": path[:, 1]},
+            minimisers=((0.0, 0.0),), function=lambda points: (points**2).sum(1),
+        ),
+    }  # fmt: skip
+
+
 def available(name):
     """What the picture can be drawn from: of images, or of points of the plane."""
     for case in (images(), plane()):
-        given = case | {"history": history()}
+        given = case | {"history": history()} | measured()
         with contextlib.suppress(UserError):
             draw(name, **given)
             return given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 
 import cloudpickle
@@ -145,6 +146,25 @@ def test_the_stable_curvature_is_where_the_rule_turns(rule, config, part):
 def test_where_no_bound_is_known_none_is_said(rule, config):
     assert curvature.stable(rule, rule.check(config)) is None
     assert curvature.stable(sgd, sgd.check({"lr": 0.1}) | {"clip_norm": 1.0}) is None
+
+
+def test_a_comparison_says_where_it_diverged_and_what_the_curvature_predicts():
+    rates = "0.05,0.2,0.24,0.25,0.3,1"
+    study = tw.compare(
+        "diabetes-linear", [f"sgd[lr={rates}]", "adam", "sgd[momentum=0.5,0.9]"], budget=6, seeds=2, steps=600, full_batch=True, seed=1,
+        all_rows=False,
+    )  # fmt: skip
+    looked = study.results().plan["curvature"]
+    assert set(looked["stable"]) == {"sgd"}  # no bound is known for adam, and none where the momentum differs
+    train = tw.problem("diabetes-linear").train
+    ((value,),) = [tuple(looked["start"].values())]
+    x = torch.cat([train[0].double(), torch.ones(len(train[0]), 1, dtype=torch.float64)], 1)
+    top = 2 * torch.linalg.eigvalsh(x.T @ x / len(x))[-1].item()  # of the mean square
+    assert value == pytest.approx(top, rel=0.2)  # of other rows, drawn by the seed
+    assert looked["stable"]["sgd"] == pytest.approx(2 / value)
+    (said,) = [one for one in study.verdict.sentences if "predicts" in one]
+    low, high, predicted = map(float, re.search(r"sgd between ([\d.]+) and ([\d.]+) \(predicted ([\d.]+)\)", said).groups())
+    assert low < predicted < high <= 1.3 * predicted
 
 
 def test_the_bound_is_known_in_other_processes():

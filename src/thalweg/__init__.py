@@ -19,10 +19,12 @@ _HOMES = {
     "UserError": "thalweg.errors",
     "batches": "thalweg.core.batches",
     "certify": "thalweg.solve.certificate",
+    "diagnose": "thalweg.explain.findings",
     "gradcheck": "thalweg.calculus",
     "is_convex": "thalweg.calculus",
     "least_squares": "thalweg.solve.squares",
     "minimize": "thalweg.solve.minimize",
+    "range_test": "thalweg.explain.range_test",
     "root": "thalweg.solve.squares",
     "rule": "thalweg.core.rule",
     "step_seed": "thalweg.core.batches",
@@ -35,10 +37,11 @@ _HOMES = {
     "problem": "thalweg.study.problems",
     "profiles": "thalweg.study.profiles",
     "sweep": "thalweg.study.sweep",
+    "trace": "thalweg.study.tracing",
     "train": "thalweg.study.training.train",
 }
 _PACKAGES = (
-    "calculus", "core", "datasets", "directions", "functions", "losses", "models", "optim", "optimizers", "pictures", "probes",
+    "calculus", "causes", "core", "datasets", "directions", "functions", "losses", "models", "optim", "optimizers", "pictures", "probes",
     "regularizers", "schedules", "searches", "sets", "wrappers",
 )  # fmt: skip
 

@@ -33,7 +33,7 @@ def commands() -> None:
     """
 
 
-for _module in ("studies", "training", "solving"):  # in the order in which --help lists them
+for _module in ("studies", "training", "solving", "diagnosing", "tracing"):  # in the order in which --help lists them
     importlib.import_module(f"thalweg.cli.{_module}").add_to(commands)
 
 

@@ -43,7 +43,7 @@ def minimize(function: str, start: str | None, size: int | None, search: str, as
 
     given = _arguments(function, size)
     if start is not None:
-        given["x0"] = _numbers(start, "--start")
+        given["x0"] = numbers_of(start, "--start")
     if "x0" not in given:
         raise UserError(f'{function} needs a start: give --start "0, 0"')
     given |= {name: value for name, value in asked.items() if value is not None}
@@ -80,7 +80,7 @@ def _arguments(name: str, size: int | None) -> dict[str, Any]:
     return {"fun": known[name], "x0": known[name].start(size), **known[name].constraints}
 
 
-def _numbers(text: str, label: str) -> list[float]:
+def numbers_of(text: str, label: str) -> list[float]:
     try:
         return [float(part) for part in text.strip("[]() ").replace(",", " ").split()]
     except ValueError:

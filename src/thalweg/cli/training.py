@@ -39,13 +39,21 @@ from thalweg.errors import UserError
 @click.option("--save-every", type=int, metavar="STEPS", help="A checkpoint each so many steps, besides those at evaluations.")
 @click.option("--fresh", is_flag=True, help="Delete the run in the folder first.")
 @click.option("--pictures", type=click.Choice(["svg", "png"]), help="Write the pictures of the run as files too.")
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="NAME",
+    help="Measure inside the run: sharpness, gradients, noise ... or default (thalweg list probes); repeat it.",
+)
+@click.option("--probe-every", type=int, metavar="STEPS", help="Steps between measurements [default: as a 20th of the time allows].")
 @click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard too.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 @click.pass_context
 def train(
     ctx: click.Context, problem: str, optimizer: str, out: str | None, save_every: int | None, fresh: bool, pictures: str | None,
-    tensorboard: bool, quiet: bool, as_json: bool, **asked: Any,
+    tensorboard: bool, quiet: bool, as_json: bool, probes: tuple[str, ...], probe_every: int | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Train one model on PROBLEM, with checkpoints; the same command goes on where it was interrupted, bit by bit.
 
@@ -63,11 +71,12 @@ def train(
 
     given = {name: value for name, value in asked.items() if value is not None}
     bench = prepare(named, optimizer, settings, identify=True, **given)
+    measure = training.inside(probes, probe_every)
     folder = home_of(bench.name, out)
     if fresh:
         _delete(folder)
     with terminal.Training(quiet or as_json) as progress:
-        run = training.run(bench, folder, save_every, progress, tensorboard)
+        run = training.run(bench, folder, save_every, progress, tensorboard, measure)
     if pictures is not None:
         drawn.save_all(run, folder / "pictures", pictures)
     terminal.ended(run, as_json)

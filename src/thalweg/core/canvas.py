@@ -26,6 +26,9 @@ MARKERS = ("o", "s", "^", "D", "P", "v", "*", "X", "p", "h")
 INK, SOFT, FAINT = "#24292f", "#6b7280", "#dfe3e8"
 """Text and lines of weight; what stands back; grids."""
 
+DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
+"""The curves' strokes: what colours cannot tell on grey paper, these and the markers do."""
+
 LONGEST = 24
 """Letters of a class's name."""
 
@@ -139,6 +142,41 @@ def legend(axes: Axes, title: str | None = None) -> None:
         edgecolor="none", facecolor="white",
     )  # fmt: skip
     drawn.get_title().set_color(INK)
+
+
+def beneath(figure: Figure, axes: Axes, size: float = 8.5) -> None:
+    """The legend of what is labelled in these axes below them, in as many columns as its longest text lets the figure have."""
+    handles, names = axes.get_legend_handles_labels()
+    if not names:
+        return
+    wide = max(inches(name, size) for name in names) + 0.65
+    columns = max(1, min(len(names), int((figure.get_figwidth() - 0.3) / wide)))
+    drawn = figure.legend(
+        handles, names, loc="outside lower left", ncols=columns, fontsize=size, labelcolor=INK, handlelength=2.6, frameon=False,
+    )  # fmt: skip
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * rows)
+    drawn.set_in_layout(True)
+
+
+def levels(values: np.ndarray, count: int = 16) -> np.ndarray:
+    """Where contours of these values go, rising: at round numbers, or where most lie close to the least, ever wider apart above it.
+
+    >>> levels(np.array([0.0, 1.0, 2.0]), 4).tolist()
+    [0.5, 1.0, 1.5]
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    if not high > low:
+        return np.array([low])
+    above = np.quantile(known - low, (0.02, 0.5, 1.0))
+    if above[2] > 30 * above[1] or (above[0] > 0 and above[2] > 300 * above[0]):
+        least = max(float(above[0]), 1e-4 * (high - low))
+        return low + np.geomspace(least, 0.98 * (high - low), count)
+    found = np.asarray(MaxNLocator(count).tick_values(low, high))
+    return found[(found > low) & (found < high)]
 
 
 def scale(figure: Figure, drawn: ScalarMappable, axes: Axes | Sequence[Axes], name: str) -> None:

@@ -20,7 +20,7 @@ from thalweg.errors import UserCodeError, UserError, unknown
 
 SHELVES = (
     "optimizers", "wrappers", "schedules", "losses", "regularizers", "models", "datasets", "pictures", "sets",
-    "functions", "directions", "searches",
+    "functions", "directions", "searches", "probes", "causes",
 )  # fmt: skip
 
 

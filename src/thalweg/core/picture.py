@@ -42,6 +42,10 @@ REQUESTS = MappingProxyType(
         "history": "the run's table, a row a record or an evaluation, with the column step (updates done): a record has epoch, lr and loss"
         " (of its batch), an evaluation epoch, train_<metric> and valid_<metric>, such as valid_loss; the rest is nan or absent",
         "classes": "the classes' names in the order of their labels",
+        "landscape": "losses on a line or a plane, what `thalweg.probes.landscape` gives: alphas, betas, losses, path, explained",
+        "spectrum": "eigenvalues of a Hessian, what `thalweg.probes.spectrum` gives: values, residuals, largest, smallest",
+        "flow": "layers, what `thalweg.probes.gradients` gives: layers, each with name, weight, gradient, update_ratio, signal, dead",
+        "trace": "paths of rules on a function of one or two variables, what `thalweg.trace` gives: paths, losses, function, minimisers",
     }
 )
 
@@ -55,11 +59,11 @@ def picture(function: Callable[..., Figure]) -> Any:
     What is given back has `shelf`, `name`, `doc`, and `requests`, request -> whether it is needed. Raises UserError when the signature asks
     for what there is not.
 
-    >>> @picture
+    >>> @picture  # doctest: +ELLIPSIS
     ... def weights(model, optimizer): ...
     Traceback (most recent call last):
         ...
-    thalweg.errors.UserError: no request of weights is called 'optimizer'; (known: classes, history, model, test, train, valid)
+    thalweg.errors.UserError: no request of weights is called 'optimizer'; (known: ...)
     """
     signature, name = inspect.signature(function), function.__name__
     requests = {}
@@ -116,8 +120,20 @@ def _names(value: Any, label: str) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
 
 
+def _having(*attributes: str) -> Callable[[Any, str], Any]:
+    def check(value: Any, label: str) -> Any:
+        absent = [name for name in attributes if not hasattr(value, name)]
+        if absent:
+            raise UserError(f"{label} must have {', '.join(attributes)}; this {type(value).__name__} lacks {', '.join(absent)}")
+        return value
+
+    return check
+
+
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "model": _module, "train": _pair, "valid": _pair, "test": _pair, "history": _table, "classes": _names,
+    "landscape": _having("alphas", "betas", "losses", "kind", "path", "explained"), "flow": _having("layers"),
+    "spectrum": _having("values", "residuals", "largest", "smallest"), "trace": _having("paths", "losses", "function", "minimisers"),
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""The shelf `probes`: measurements of a model, its loss and its data; each a plain function that leaves the model as it is."""
+"""The shelf `probes`: measurements of a model, its loss and its data; each a plain function that leaves all of them as they were."""
 
-from thalweg.probes.spectrum import Spectrum, spectrum
+from thalweg.core.catalogue import stock
 
-__all__ = ["Spectrum", "spectrum"]
+__all__ = stock(globals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import nn
 from thalweg.core import catalogue
 from thalweg.core.problem import rows, take
 from thalweg.core.rule import Rule
+from thalweg.core.stability import bears
 from thalweg.engine.work import Outcome
-from thalweg.probes import spectrum
+from thalweg.probes.spectrum import spectrum
 from thalweg.study import plan
 from thalweg.study.prepare import Bench
 
@@ -26,7 +27,7 @@ PRODUCTS = 10
 SHARE = 0.03
 """Of the training's time that all measurements may take, or MOMENT seconds where that is more."""
 
-MOMENT = 0.5
+MOMENT, BRIEF = 0.5, 0.1
 
 COST = 3
 """Gradients that a product takes the time of."""
@@ -38,9 +39,8 @@ LEAST = 128
 def stable(rule: Rule, config: Mapping[str, Any]) -> float | None:
     """The largest curvature at which a rule is stable on a quadratic, at a constant rate; None where none is known.
 
-    Gradient descent: 2 / lr. With momentum b: 2 (1 + b) / lr, over 1 - dampening. In Nesterov's form 2 (1 + b) / ((1 + 2 b) lr). An L2
-    weight decay adds to the curvature, and so is taken off. Known for sgd and its presets alone; with a wrapper or a schedule nothing is.
-    config: all hyperparameters. Cohen et al. 2021, arXiv:2103.00065
+    For sgd and its presets alone, by `thalweg.core.stability.bears`; with a wrapper or a schedule nothing is known. config: all
+    hyperparameters.
 
     >>> from thalweg.optimizers import momentum, sgd
     >>> stable(sgd, sgd.check({"lr": 0.5})), stable(momentum, momentum.check({"lr": 0.5}))
@@ -49,11 +49,9 @@ def stable(rule: Rule, config: Mapping[str, Any]) -> float | None:
     known = catalogue.find("optimizers", "sgd").function.__code__  # in a worker process the function itself is another
     if rule.function.__code__ != known or set(config) - set(rule.hypers) or config["lr"] <= 0:
         return None
-    b, dampening, decay = config["momentum"], config["dampening"], config["weight_decay"]
-    if (b and dampening and (config["nesterov"] or dampening == 1)) or (decay and rule.decay != "l2"):
+    if config["weight_decay"] and rule.decay != "l2":
         return None
-    limit = 2.0 if not b else 2 * (1 + b) / (1 + 2 * b) if config["nesterov"] else 2 * (1 + b) / (1 - dampening)
-    return limit / config["lr"] - decay
+    return bears("sgd", config)
 
 
 def limit(bench: Bench, job: plan.Job) -> float | None:
@@ -65,25 +63,44 @@ def limit(bench: Bench, job: plan.Job) -> float | None:
 
 def begin(bench: Bench, jobs: Sequence[plan.Job], seconds: float | None) -> dict[str, Any]:
     """What is measured of these runs, by the first glance at the model: {"rows": of the training rows, "start": seed -> the largest
-    curvature at its initial weights}; {} where nothing is. seconds: predicted for the training of all."""
+    curvature at its initial weights}; {} where nothing is. seconds: predicted for the training of all.
+
+    Of runs that are not looked at one by one also "stable": label -> the rate below which a rule is stable there.
+    """
     seen = bench.memo.glance
     bounded = [job for job in jobs if limit(bench, job) is not None]
-    if not bench.closely or seen is None or not bounded:
+    if not (bench.closely or bench.spec.kind == "compare") or seen is None or not bounded:
         return {}
     count, seeds = rows(bench.problem.train), dict.fromkeys(job.seed for job in bounded)
-    allowed = max(MOMENT, SHARE * (seconds or 0.0))
-    products = PRODUCTS * (len(bounded) + len(seeds))
+    allowed = max(MOMENT if bench.closely else BRIEF, SHARE * (seconds or 0.0))
+    products = PRODUCTS * (len(seeds) + bench.closely * len(bounded))
     within = allowed / (products * COST * seen.seconds) * bench.spec.batch_size
     if within < min(count, LEAST):
         return {}
     size = count if within >= count else 1 << int(math.log2(within))  # no timing decides the last row
     found = {seed: largest(bench, plan.fresh(bench.problem, seed), size) for seed in seeds}
     start = {str(seed): value for seed, value in found.items() if value is not None}
-    return {"rows": size, "start": start} if start else {}
+    if not start or bench.closely:
+        return {"rows": size, "start": start} if start else {}
+    stable = {label: rate for label, rate in _rates(bench, bounded, start) if rate is not None}
+    return {"rows": size, "start": start, "stable": stable} if stable else {}
+
+
+def _rates(bench: Bench, jobs: Sequence[plan.Job], start: Mapping[str, float]) -> Iterator[tuple[str, float | None]]:
+    """Of each optimizer the rate below which it is stable at these curvatures; None where its trials differ in more than the rate."""
+    top = max(start.values())
+    for label in dict.fromkeys(job.optimizer for job in jobs):
+        own = [job for job in jobs if job.optimizer == label]
+        decays = {float(job.config.get("weight_decay", 0.0)) for job in own}
+        factors = {round(((limit(bench, job) or 0.0) + decay) * job.config["lr"], 9) for job in own for decay in decays}
+        decay = decays.pop()
+        yield label, factors.pop() / (top + decay) if len(factors) == 1 and not decays and top + decay > 0 else None
 
 
 def of_runs(bench: Bench, jobs: Sequence[plan.Job], outcomes: Sequence[Outcome], planned: Mapping[str, Any]) -> list[dict[str, float]]:
     """The measured curvature of each run, by the names of `courses.CURVATURES`; {} where nothing is known. planned: see `begin`."""
+    if not bench.closely:
+        return []
     measured: list[dict[str, float]] = []
     for job, outcome in zip(jobs, outcomes, strict=True):
         bound, found = limit(bench, job), {}
@@ -114,8 +131,8 @@ def largest(bench: Bench, module: nn.Module, size: int) -> float | None:
     chunk = min(max(bench.spec.batch_size, 64), 1024) if any(True for _ in module.buffers()) else 1024
     try:
         found = spectrum(
-            module.to(bench.device), bench.problem, train, k=1, tolerance=0.05, products=PRODUCTS, samples=0, chunk=chunk, train=True,
-            seed=bench.spec.seed,
+            module.to(bench.device), bench.problem, train, k=1, which="largest", tolerance=0.05, products=PRODUCTS, samples=0, chunk=chunk,
+            train=True, seed=bench.spec.seed,
         )  # fmt: skip
     except Exception as error:  # what is measured beside a study must not end it
         logger.debug("no curvature: %s: %s", type(error).__name__, error)

@@ -91,6 +91,25 @@ def robustness(verdict: Verdict) -> Iterator[str]:
             yield f"{one.optimizer} diverged from {one.name} {number(one.smallest_diverged)} on; its best is {number(one.best)}."
 
 
+def stability(results: Results, verdict: Verdict) -> Iterator[str]:
+    """From which rate on an optimizer diverged, beside the one that the curvature at the initial weights predicts."""
+    looked = results.plan.get("curvature") or {}
+    predicted, parts = looked.get("stable", {}), []
+    for one in verdict.findings.basins:
+        if one.name != "lr" or one.optimizer not in predicted:
+            continue
+        if math.isnan(one.smallest_diverged):
+            seen = f"not up to {number(one.largest_stable)}"
+        elif math.isnan(one.largest_stable):
+            seen = f"from {number(one.smallest_diverged)} on, the lowest tried"
+        else:
+            seen = f"between {number(one.largest_stable)} and {number(one.smallest_diverged)}"
+        parts.append(f"{one.optimizer} {seen} (predicted {number(predicted[one.optimizer])})")
+    if parts:
+        top = number(max(looked["start"].values()))
+        yield f"Rates above which runs diverged, and as the largest curvature {top} at the initial weights predicts: {listing(parts, 6)}."
+
+
 def cost(verdict: Verdict) -> Iterator[str]:
     """After how many trials a search for the leader's setting is near its best."""
     for one in verdict.findings.searches:

@@ -98,6 +98,7 @@ def sentences(results: Results, verdict: Verdict) -> Iterator[str]:
             yield "Search smaller learning rates, or look for values that are not finite in the data or in the first loss."
         yield from reasons.reasons(results, verdict.findings.runs)
     yield from remarks.robustness(verdict)
+    yield from remarks.stability(results, verdict)
     yield from _defaults(results, verdict)
     yield from remarks.at_defaults(verdict)
     yield from remarks.cost(verdict)

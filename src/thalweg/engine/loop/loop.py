@@ -65,7 +65,8 @@ class Loop:
 
     problem: with its data as tensors or streams. module, optimizer: the user's own, trained in place. schedules: hyperparameter -> f(t).
     t: updates done. status: "running", "done", "stopped early", "diverged" or "interrupted". records, evaluations: a row each,
-    by name. seconds: of the training steps, without evaluations; also those of earlier processes.
+    by name. measurements: rows that whoever is called after a step puts there. seconds: of the training steps, without evaluations; also
+    those of earlier processes.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Loop:
         self.t, self.status, self.message = 0, "running", ""
         self.records: list[dict[str, float]] = []
         self.evaluations: list[dict[str, float]] = []
+        self.measurements: list[dict[str, float]] = []
         self.first_loss = math.nan
         self.seconds = 0.0
         self.best: dict[str, Any] = {}  # step, score and state of the best evaluation, where a validation score is watched
@@ -249,7 +251,8 @@ class Loop:
             "t": self.t, "status": self.status, "message": self.message, "seconds": self.seconds, "first_loss": self.first_loss,
             "model": self.module.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scheduler": {} if self.scheduler is None else self.scheduler.state_dict(),
-            "records": self.records, "evaluations": self.evaluations, "best": self.best,
+            "records": self.records, "evaluations": self.evaluations,
+            "measurements": self.measurements, "best": self.best,
         }  # fmt: skip
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -262,4 +265,5 @@ class Loop:
         for name in ("t", "message", "seconds", "first_loss", "best"):
             setattr(self, name, state[name])
         self.records, self.evaluations = list(state["records"]), list(state["evaluations"])
+        self.measurements = list(state.get("measurements", ()))
         self.status = state["status"] if state["status"] in ("done", "stopped early", "diverged") else "running"

@@ -8,29 +8,18 @@ Without a compiler the operations are called one by one, and the log says so onc
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from thalweg.engine.recording import cache
+from thalweg.core.compiled import compilations as compilations
+from thalweg.core.compiled import compiler as _compiler
+from thalweg.core.compiled import load
 from thalweg.engine.recording.tape import ATEN, Node, Ref, Tape, Value
 
-logger = logging.getLogger(__name__)
-
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-nostdlib", "-x", "c")
 TILE = 8192
 SHORT = 3
 """Runs of fewer operations are not joined."""
@@ -248,49 +237,6 @@ void run(long rows, long columns, {", ".join([*inputs.values(), *outs])}{scalars
 # --- the compiler
 
 
-@functools.cache
-def _compiler() -> str | None:
-    """The C compiler to call: $CC, gcc, clang or cc."""
-    if os.environ.get("THALWEG_KERNELS") == "0" or platform.system() not in ("Linux", "Darwin"):
-        return None
-    found = next((path for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name and (path := shutil.which(name))), None)
-    if found is None:
-        logger.debug("no C compiler: updates are stepped operation by operation, which is slower")
-    return found
-
-
 def available() -> bool:
     """Whether kernels can be compiled here."""
     return _compiler() is not None
-
-
-compilations: list[float] = []
-"""Seconds of every kernel compiled in this process."""
-
-
-@functools.cache
-def load(source: str) -> Any:
-    """The compiled function, from the cache folder if it is there; None where compiling fails."""
-    compiler = _compiler()
-    assert compiler is not None
-    for threads in (("-fopenmp",), ()):  # the second where OpenMP is not that of torch
-        path = cache.folder("kernels") / f"{cache.digest(source, compiler, *FLAGS, *threads, cache.processor(), torch.__version__)}.so"
-        if not path.exists():
-            began = time.perf_counter()
-            with tempfile.TemporaryDirectory(dir=path.parent) as work:
-                made = Path(work) / path.name
-                command = [compiler, *FLAGS, *threads, "-o", str(made), "-"]
-                done = subprocess.run(command, input=source.encode(), capture_output=True, check=False)
-                if done.returncode:
-                    logger.debug("a kernel did not compile: %s", done.stderr.decode(errors="replace")[:500])
-                    continue
-                made.replace(path)
-            compilations.append(time.perf_counter() - began)
-        try:
-            call = ctypes.CDLL(str(path)).run
-        except OSError as error:
-            logger.debug("a kernel did not load: %s", error)
-            continue
-        call.restype = None
-        return call
-    return None

@@ -1,7 +1,7 @@
 """A run's folder: its checkpoint, written whole or not at all; its tables; and what is read back, of which no code is run.
 
 run.toml  the run as resolved                 checkpoint.pt  all that the run needs to go on, for torch.load(..., weights_only=True)
-model.pt  the state_dict of the answer        records.csv, evaluations.csv  what was measured, as of the checkpoint
+model.pt  the state_dict of the answer        records.csv, evaluations.csv, measurements.csv  what was measured, as of the checkpoint
 result.json, environment.json, report.html, pictures/
 """
 
@@ -26,6 +26,8 @@ from thalweg.study import folder as place
 from thalweg.study.training.spec import RunSpec, plain
 
 CHECKPOINT = "checkpoint.pt"
+TABLES = ("records", "evaluations", "measurements")
+"""Of a run: a row a record, an evaluation (before the step's update) and what was measured by probes (after it); the last may be absent."""
 
 
 class Home:
@@ -57,8 +59,9 @@ class Home:
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint and the tables that belong to it; the last good one stays where that fails."""
         write_checkpoint(self.folder / CHECKPOINT, state)
-        for name in ("records", "evaluations"):
-            write_whole(self.folder / f"{name}.csv", pd.DataFrame(state[name]).to_csv(index=False))
+        for name in TABLES:
+            if name in ("records", "evaluations") or state[name]:
+                write_whole(self.folder / f"{name}.csv", pd.DataFrame(state[name]).to_csv(index=False))
 
     def saved(self) -> dict[str, Any] | None:
         """The checkpoint, or None where there is none yet."""

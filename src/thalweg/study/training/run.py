@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from thalweg.core.files import write_whole
 from thalweg.core.problem import Problem
 from thalweg.errors import UserError
 from thalweg.study.training import home
+
+if TYPE_CHECKING:
+    from thalweg.core.finding import Findings
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,6 +87,13 @@ class Run:
         write_whole(target, render(self))
         return target
 
+    def diagnose(self, seconds: float = 10.0) -> Findings:
+        """Why the run went as it did: causes, evidence and remedies. seconds: for the measurements. Raises UserError where a folder was
+        opened that holds no checkpoint yet."""
+        from thalweg.study.diagnosing import of_run
+
+        return of_run(self, seconds)
+
     @classmethod
     def open(cls, folder: str | Path) -> Run:
         """The run in a folder, ended or not, as of its last checkpoint. Raises UserError where there is none."""
@@ -100,7 +110,7 @@ class Run:
         else:
             state = home.read_checkpoint(where / home.CHECKPOINT) if (where / home.CHECKPOINT).exists() else {"t": 0, "seconds": 0.0}
             known = {"status": "interrupted", "message": f"{state['t']} steps are done", "steps": state["t"], "seconds": state["seconds"]}
-        tables = [_table(where / f"{name}.csv") for name in ("records", "evaluations")]
+        tables = [_table(where / f"{name}.csv") for name in home.TABLES]
         shown = ("status", "message", "steps", "seconds", "samples_per_second", "test", "best", "coefficients")
         given = {k: known[k] for k in shown if k in known}
         given.setdefault("samples_per_second", given["steps"] * spec["batch_size"] / max(given["seconds"], 1e-9))
@@ -119,8 +129,11 @@ def _table(path: Path) -> list[dict[str, float]]:
     return pd.read_csv(path).to_dict("records")  # type: ignore[return-value]
 
 
-def merged(records: list[dict[str, float]], evaluations: list[dict[str, float]]) -> pd.DataFrame:
-    """Records and evaluations as one table, by step; at a common step the evaluation, which comes before that step's loss, is first."""
-    rows = sorted([*((r["step"], 1, r) for r in records), *((e["step"], 0, e) for e in evaluations)], key=lambda row: row[:2])
+def merged(
+    records: list[dict[str, float]], evaluations: list[dict[str, float]], measurements: Sequence[dict[str, float]] = ()
+) -> pd.DataFrame:
+    """Records, evaluations and measurements as one table, by step, which is the updates done: the loss at a common step comes last."""
+    tables = (evaluations, measurements, records)
+    rows = sorted(((row["step"], place, row) for place, table in enumerate(tables) for row in table), key=lambda row: row[:2])
     frame = pd.DataFrame([row for *_, row in rows])
     return frame if len(frame) else pd.DataFrame(columns=["step", "epoch", "loss", "lr"])

@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from thalweg.engine.loop.loop import Loop
 from thalweg.engine.recording import kernel
 from thalweg.engine.work import threads_of
 from thalweg.errors import UserError
+from thalweg.explain.inside import Inside
 from thalweg.study.export import need
 from thalweg.study.training.home import Home, write_checkpoint
 from thalweg.study.training.prepare import Bench, prepare
@@ -37,7 +38,7 @@ def train(
     evaluate_every: int | None = None, early_stopping: int | None = None, every: int | None = None, out: str | Path | None = None,
     save_every: int | None = None, tensorboard: bool = False, watch: Watch | None = None, data: str | Path | None = None,
     target: str | None = None, model: str | None = None, loss: str | None = None, all_rows: bool = False,
-    standardize: bool | None = None, **settings: Any,
+    standardize: bool | None = None, probes: Sequence[str | Callable[..., Any]] = (), probe_every: int | None = None, **settings: Any,
 ) -> Run:  # fmt: skip
     """Train one model.
 
@@ -51,6 +52,8 @@ def train(
     early_stopping: end after so many evaluations (one an epoch, or every `evaluate_every` steps) without a better validation score, and
     answer with the best weights. out: a folder for checkpoints, tables and the page; the same run there goes on, bit by bit.
     save_every: a checkpoint each so many steps as well. tensorboard: event files there too. watch: called after every step.
+    probes: of `tw.probes`, by name, "default" for some, or functions (model, loss, data, ...), measured on some of the training rows every
+    probe_every steps, or as often as a twentieth of the time allows; their numbers are columns of the history, and change nothing.
     data, target, model, loss, all_rows, standardize: as in `tw.problem`.
     Ctrl-C ends the run after the step, with what there is. Raises UserError before work starts for what cannot be trained, and
     UserCodeError where the user's own code fails.
@@ -68,12 +71,24 @@ def train(
     )  # fmt: skip
     if tensorboard and out is None:
         raise UserError("event files for TensorBoard go into the run's folder: name one with out=")
-    return run(bench, None if out is None else Path(out), save_every, watch, tensorboard)
+    return run(bench, None if out is None else Path(out), save_every, watch, tensorboard, inside(probes, probe_every))
+
+
+def inside(probes: Sequence[str | Callable[..., Any]], every: int | None) -> Inside | None:
+    """What measures inside a run, or None. Raises UserError for what is no probe."""
+    if isinstance(probes, str):
+        probes = (probes,)
+    if not probes:
+        if every is not None:
+            raise UserError("probe_every says how often to measure: say what as well, such as probes=['default']")
+        return None
+    return Inside(probes, every)
 
 
 def run(
-    bench: Bench, folder: Path | None = None, save_every: int | None = None, watch: Watch | None = None, tensorboard: bool = False
-) -> Run:
+    bench: Bench, folder: Path | None = None, save_every: int | None = None, watch: Watch | None = None, tensorboard: bool = False,
+    measure: Inside | None = None,
+) -> Run:  # fmt: skip
     """Train, or go on with, what `prepare` found; a run that has ended is only opened."""
     if tensorboard:
         need("tensorboardX.writer", "tensorboardX")
@@ -88,14 +103,16 @@ def run(
             loop.load(saved)
         with threads_of(pins["threads"]):
             if loop.status == "running":
-                _train(loop, home, pins, save_every, watch)
-            return _ended(bench, loop, home, tensorboard)
+                _train(loop, home, pins, save_every, watch, measure)
+            return _ended(bench, loop, home, tensorboard, () if measure is None else measure.notes())
     finally:
         if home is not None:
             home.close()
 
 
-def _train(loop: Loop, home: Home | None, pins: Mapping[str, Any], save_every: int | None, watch: Watch | None) -> None:
+def _train(
+    loop: Loop, home: Home | None, pins: Mapping[str, Any], save_every: int | None, watch: Watch | None, measure: Inside | None
+) -> None:
     last = time.monotonic()
 
     def save() -> None:
@@ -107,6 +124,8 @@ def _train(loop: Loop, home: Home | None, pins: Mapping[str, Any], save_every: i
     with _interruptible() as asked:
 
         def after(loop: Loop) -> bool:
+            if measure is not None:
+                measure(loop)
             evaluated = bool(loop.evaluations) and loop.evaluations[-1]["step"] == loop.t
             due = evaluated or time.monotonic() - last > SAVE_SECONDS or (save_every is not None and loop.t % save_every == 0)
             if due and loop.status == "running":
@@ -159,7 +178,7 @@ def _same_pins(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, A
 # --- the end
 
 
-def _ended(bench: Bench, loop: Loop, home: Home | None, tensorboard: bool) -> Run:
+def _ended(bench: Bench, loop: Loop, home: Home | None, tensorboard: bool, said: Sequence[str]) -> Run:
     over = loop.status != "interrupted"
     if loop.best and over and bench.spec.early_stopping is not None:
         loop.module.load_state_dict(loop.best["state"])
@@ -171,14 +190,14 @@ def _ended(bench: Bench, loop: Loop, home: Home | None, tensorboard: bool) -> Ru
         test = loop.scores(bench.problem.test)
     best = {k: float(loop.best[k]) for k in ("step", "score")} if loop.best else {}
     rows = loop.t * loop.source.rows / loop.source.per_epoch
-    notes = [*bench.problem.notes]
+    notes = [*bench.problem.notes, *said]
     if bench.spec.layout == "channels last":
         notes.append("images go to the model with the channels last")
     if bench.spec.precision != "full":
         notes.append({"bf16": "forwards under bfloat16 autocast", "double": "in double precision"}[bench.spec.precision])
     made = Run(
         bench.name, bench.spec.model_dump(exclude_none=True), loop.module, loop.status, _message(loop, home),
-        merged(loop.records, loop.evaluations), loop.t, loop.seconds, rows / max(loop.seconds, 1e-9), test, best,
+        merged(loop.records, loop.evaluations, loop.measurements), loop.t, loop.seconds, rows / max(loop.seconds, 1e-9), test, best,
         coefficients(loop.module, bench.problem), tuple(notes), None if home is None else home.folder, bench.problem,
     )  # fmt: skip
     if home is not None and over:

@@ -1,0 +1,1 @@
+"""Why a training does what it does: machines that need both measurements and training."""
