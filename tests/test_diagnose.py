@@ -78,6 +78,13 @@ def test_every_cause_asks_for_measurements_that_there_are():
         assert entry.doc.strip()
 
 
+def test_a_cause_asks_for_what_there_is():
+    def moon_is_full(moon): ...
+
+    with pytest.raises(UserError, match="no request of moon_is_full is called 'moon'"):
+        causing.cause(moon_is_full)
+
+
 def test_each_measurement_is_taken_once_and_within_the_budget():
     x, y = blobs()
     case = cases.make(net(), nn.CrossEntropyLoss(), (x, y), None, None, None, None, None, 0)

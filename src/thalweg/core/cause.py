@@ -48,16 +48,12 @@ def cause(function: Callable[..., Finding | None] | None = None, *, explains: tu
     """Declare a cause: a function of requests, as the module says.
 
     What is given back has `shelf`, `name`, `doc`, `explains`, `last`, and `requests`, request -> whether it is needed. Raises UserError
-    when the
-    signature asks for what there is not.
+    when the signature asks for what there is not.
 
     >>> @cause
-    ... def moon_is_full(moon): ...
-    Traceback (most recent call last):
-        ...
-    thalweg.errors.UserError: no request of moon_is_full is called 'moon'; (known: course, curvature, flow, flow_fresh, memory,
-    neighbours, \
-outputs, parts, rates, rates_scaled, settings, slopes, table, trials)
+    ... def moon_is_full(table, course=None): ...
+    >>> moon_is_full.requests
+    {'table': True, 'course': False}
     """
     if function is None:
         return functools.partial(cause, explains=explains, last=last)

@@ -32,10 +32,11 @@ WIDE = 4096
 class Table:
     """names: of the features. means, deviations (d,): of them. labels: the targets are classes, of which there are `classes`. raw,
     scaled: how much the steepest direction of the features, a constant among them, is steeper than a usual one, as they are and if they
-    were standardised. condition, condition_scaled: of the features' Gram matrix with a constant. largest: eigenvalue of it. not_finite: rows with nan or inf. constant: names of features that never change. target_deviation: of
-    numbers, or 0 where all targets are one. spread: the largest feature over a usual one, where they are not 0. normed: a norm comes
-    first. repeated: share of the validation rows that are training rows too; repeated_within: of training rows that occur twice. balance:
-    share of the most frequent class."""
+    were standardised. condition, condition_scaled: of the features' Gram matrix with a constant. largest: its largest eigenvalue.
+    not_finite: rows with nan or inf. constant: names of features that never change. target_deviation: of numbers, or 0 where all targets
+    are one. spread: the largest feature over a usual one, where they are not 0. normed: a norm comes first. repeated: share of the
+    validation rows that are training rows too; repeated_within: of training rows that occur twice. balance: share of the most frequent
+    class."""
 
     names: tuple[str, ...]
     means: np.ndarray
