@@ -652,7 +652,7 @@ def test_a_symmetric_net_at_zero_is_a_saddle_whose_escape_lowers_the_loss():
 # --- conditioning, noise, gap, order, gradcheck
 
 
-def test_conditioning_by_hand_and_of_advertising():
+def test_conditioning_by_hand():
     # 1/2 mean (x w)^2 with second moments 9 and 1
     X = torch.tensor([[3.0, 1], [-3, 1]])
     found = conditioning(nn.Linear(2, 1, bias=False), lambda out, y: 0.5 * (out - y).square().mean(), (X, torch.zeros(2, 1)))
@@ -660,8 +660,13 @@ def test_conditioning_by_hand_and_of_advertising():
     assert (found.best_momentum, found.rate_with_momentum) == pytest.approx((0.25, 0.25))
     assert found.exact
     assert found.badly_scaled == ()
+    part = conditioning(made("tanh"), CROSS, classes(), exact=1)
+    assert not part.exact
+    assert math.isnan(part.number) or part.number > 1
 
-    problem = tw.problem("advertising-linear", all_rows=True)
+
+def test_conditioning_of_advertising(data_folder):
+    problem = tw.problem("advertising-linear", all_rows=True, data=data_folder)
     found = conditioning(problem.model(), problem)
     X = torch.cat([torch.ones(200, 1), problem.train[0]], 1).double()
     exact = np.linalg.eigvalsh(2 * (X.T @ X).numpy() / 200)
@@ -671,11 +676,8 @@ def test_conditioning_by_hand_and_of_advertising():
     assert found.badly_scaled == ("TV", "newspaper", "radio")
     assert found.standardized_number < 3
     assert "TV (mean 147, deviation 85.6)" in found.text
-    standard = tw.problem("advertising-linear", all_rows=True, standardize=True)
+    standard = tw.problem("advertising-linear", all_rows=True, standardize=True, data=data_folder)
     assert conditioning(standard.model(), standard).badly_scaled == ()
-    part = conditioning(made("tanh"), CROSS, classes(), exact=1)
-    assert not part.exact
-    assert math.isnan(part.number) or part.number > 1
 
 
 def test_rates_of_conditioning_are_those_of_descent():
