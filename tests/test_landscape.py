@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 from torch.nn import functional as F
 
 import thalweg as tw
+from thalweg.core.compiled import compiler
 from thalweg.core.picture import draw
 from thalweg.errors import UserError
 from thalweg.probes.gradients import gradients
 from thalweg.probes.landscape import landscape
+from thalweg.probes.layers import flips
 
 
 def data(rows=60, inputs=6, classes=3, seed=0):
@@ -104,6 +112,148 @@ def test_losses_that_are_not_finite_are_kept_and_drawn():
         FigureCanvasAgg(draw("landscape", landscape=plane, surface=surface)).draw()
     with pytest.raises(UserError, match="no loss of this landscape is finite"):
         draw("landscape", landscape=landscape(net(), lambda out, y: out.sum() / 0, data(), points=3))
+
+
+# --- landscapes: lines at once, with one hidden layer of ReLUs
+
+
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler here; landscapes take the way of chains")
+
+
+def both(model, rows, **options):
+    """Losses from lines done at once, and those taken place by place; whether they are, is counted."""
+    calls = []
+
+    def summed(*args):
+        calls.append(flips_summed(*args))
+        return calls[-1]
+
+    flips.summed, flips_summed = summed, flips.summed
+    try:
+        found = landscape(model, F.cross_entropy, rows, **options)
+    finally:
+        flips.summed = flips_summed
+    assert calls
+    return found.losses, landscape(model, F.cross_entropy, rows, cheaper=False, **options).losses, [part is not None for part in calls]
+
+
+@needs_compiler
+@settings(max_examples=25, deadline=None)
+@given(
+    hidden=st.sampled_from([1, 5, 64, 300]), classes=st.sampled_from([2, 10, 16, 17, 40, 64]), rows=st.sampled_from([1, 63, 130]),
+    points=st.sampled_from([2, 3, 8, 66]), span=st.sampled_from([1e-3, 1.0, 30.0, 1e4]), double=st.booleans(), bias=st.booleans(),
+    biases=st.booleans(), dimensions=st.sampled_from([1, 2]), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_lines_at_once_give_what_any_model_gives(hidden, classes, rows, points, span, double, bias, biases, dimensions, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, classes, bias=bias))
+    options = {"points": points, "span": span, "dimensions": dimensions, "biases": biases, "seed": seed}
+    if points == 66:
+        options["dimensions"] = 1  # more points than are done at once
+    X, y = data(rows, classes=classes, seed=seed)
+    found, expected, done = both(model, (X, y), double=double, **options)
+    exact = landscape(model, F.cross_entropy, (X, y), cheaper=False, double=True, **options).losses
+    assert all(done)
+    np.testing.assert_allclose(found, exact, rtol=1e-12 if double else 1e-5, atol=1e-12 if double else 1e-6 * exact.max())
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * exact.max())
+
+
+def one_way(model, weight, last):
+    """A direction that moves the first weights and the last ones, and no bias."""
+    parts = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    return {**parts, "0.weight": weight, "2.weight": last}
+
+
+@needs_compiler
+def test_units_that_are_dead_or_never_flip_or_flip_at_a_point():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([-50.0, 50.0, 0.0, 0.0, 0.0, 0.5]))  # dead, always active, then exact zeros, and a flip at -0.5
+        model[0].weight[2:].zero_()
+    rows = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1, 2])
+    way = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    for dtype in (torch.float32, torch.float64):
+        model.to(dtype)
+        direction = one_way(model, way.to(dtype), torch.randn(3, 6, dtype=dtype))
+        found, expected, done = both(
+            model, [part.to(dtype) if k == 0 else part for k, part in enumerate(rows)], directions=direction, points=9
+        )
+        assert done == [True]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # by hand: at alpha = 1 the last weights move by the direction, and units 0..5 give (0, come, 1, 0, 0, 1.5) on the first row
+    hidden = torch.relu(rows[0].double() @ (model[0].weight + way).T + model[0].bias)
+    scores = hidden @ (model[2].weight + direction["2.weight"]).T + model[2].bias
+    assert found[-1] == pytest.approx(F.cross_entropy(scores, rows[1]).item(), rel=1e-12)
+
+
+@needs_compiler
+def test_losses_near_zero_keep_their_digits():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(16.0), model[2].weight.copy_(torch.tensor([[1.0], [0.0]]))
+    way = {"0.weight": torch.tensor([[4.0]]), "2.weight": torch.zeros(2, 1)}
+    found = landscape(model, F.cross_entropy, (torch.ones(3, 1), torch.zeros(3, dtype=torch.int64)), directions=way, points=3)
+    np.testing.assert_allclose(found.losses, np.log1p(np.exp([-12.0, -16.0, -20.0])), rtol=1e-6)  # of 1 + that, a float has no digits
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [1e12, 1e22, 1e30])
+def test_huge_directions_come_out_as_in_the_general_way(size):
+    model, rows = net(depth=1), data()
+    torch.manual_seed(0)
+    way = {name: size * torch.randn_like(p) for name, p in model.named_parameters()}
+    found, expected, done = both(model, rows, directions=way, points=5)
+    assert done == [size < 1e15]
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    assert np.isfinite(found[2])
+    assert np.isfinite(found).all() == (size < 1e22)
+    np.testing.assert_allclose(found[np.isfinite(found)], expected[np.isfinite(found)], rtol=1e-5)
+
+
+@needs_compiler
+def test_rows_that_are_not_finite_come_out_as_in_the_general_way():
+    model, (X, y) = net(depth=1), data()
+    X[3, 0] = torch.nan
+    found, expected, done = both(model, (X, y), points=3)
+    assert done == [False]
+    assert np.isnan(found).all()
+    assert np.isnan(expected).all()
+
+
+def test_lines_are_done_at_once_only_where_they_can_be(monkeypatch):
+    def never(*args):
+        raise AssertionError("not this model, loss or line")
+
+    monkeypatch.setattr(flips, "summed", never)
+    rows = data()
+    for model in (net(depth=2), net(depth=1, activation="tanh"), net(depth=0)):
+        landscape(model, F.cross_entropy, rows, points=3)
+    for loss in (nn.CrossEntropyLoss(label_smoothing=0.1), lambda out, y: F.cross_entropy(out, y)):
+        landscape(net(depth=1), loss, rows, points=3)
+    torch.manual_seed(0)
+    landscape(tw.models.mlp((6,), 65, hidden=4, depth=1), F.cross_entropy, rows, points=3)
+    landscape(net(depth=1), F.cross_entropy, (rows[0], F.one_hot(rows[1], 3).float()), points=3)
+    for axes in (([0.0, 1.0, 3.0], [0.0]), ([0.0, 1.0], [0.0, 1.0, 3.0]), ([1.0, 0.0], [0.0])):
+        assert not flips.fits(torch.float32, 3, *map(np.array, axes))
+    monkeypatch.setattr(flips, "compiler", lambda: None)
+    plain = landscape(net(depth=1), F.cross_entropy, rows, points=3).losses
+    monkeypatch.undo()
+    np.testing.assert_allclose(landscape(net(depth=1), F.cross_entropy, rows, points=3).losses, plain, rtol=1e-5)
+
+
+def test_kernels_can_be_turned_off():
+    code = """
+        import numpy as np, torch
+        from thalweg.core.compiled import compiler
+        from thalweg.probes.layers import flips
+        print(compiler(), flips.fits(torch.float32, 3, np.arange(3.0), np.zeros(1)))
+    """
+    code = textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"THALWEG_KERNELS": "0"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["None", "False"]
 
 
 # --- landscapes: where to look

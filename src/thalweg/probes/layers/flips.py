@@ -2,9 +2,10 @@
 
 Along w + alpha d what comes into hidden unit j is a_j + alpha b_j, which is positive on one side of one place, and the last layer is affine
 in alpha too: between the places where units flip a score is the quadratic sum over the active units of (a + alpha b) (w + alpha d). Three
-coefficients a class are summed over the units active at one point of the line; each other unit adds or takes away its own where it flips,
-and sums that run outwards from that point give the scores everywhere. The point is the one nearest to alpha = 0: what is added on the way
-is then no greater than what the scores there are made of, and sums are rounded no worse than those of the layers themselves.
+coefficients a class are summed over the units active at one point of the line; each unit that flips adds or takes away its own there, and
+sums that run outwards from that point give the scores everywhere. What lines begin with is found in the same way along beta. The point is
+the one nearest to 0: what is added on the way is then no greater than what the scores there are made of, and sums are rounded no worse
+than those of the layers themselves.
 
 The loops are C (`thalweg.core.compiled`); units, rows and points are of any number, classes up to 64.
 """
@@ -12,6 +13,7 @@ The loops are C (`thalweg.core.compiled`); units, rows and points are of any num
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -34,107 +36,156 @@ _TEXT = """#define T {kind}
 #define POINTS {points}
 #define ROWS {rows}
 #define UNITS 256
+#define FEW (1024 / (K * {size}))
 typedef T V __attribute__((vector_size(64)));
+typedef I W __attribute__((vector_size(64)));
+typedef double Q __attribute__((vector_size(8 * LANES)));
 typedef T U __attribute__((vector_size(64), aligned({size}), may_alias));
 
-static inline T power(T x) {{  /* exp(x) for x <= 0: 2^n times a Taylor polynomial of what is left, |r| <= log(2) / 2 */
-    x = x < (T){least} ? (T){least} : x;
-    const T n = (x * (T)1.4426950408889634 + (T){magic}) - (T){magic};
-    const T r = (x - n * (T){high}) - n * (T){low};
-    T value = (T){first};
-    {polynomial}
-    const I bits = ((I)n + {bias}) << {shift};
-    T scale;
-    __builtin_memcpy(&scale, &bits, sizeof scale);
-    return value * scale;
+static inline V greater(V a, V b) {{  /* of two, or b where either is nan */
+    const W more = a > b;
+    return (V)(((W)a & more) | ((W)b & ~more));
 }}
 
-/* sums, products: of a block of rows at each point, so that its loss is sums + log(products). starts: what comes into units at the pivot */
-void run(long rows, long units, long classes, long points, long lines, long pivot, double step, const T* betas, const T* deltas,
-         const T* starts, const T* alongs, const T* asides, const T* weights, const T* slopes, const T* offsets, const T* drifts,
+static inline V power(V x) {{  /* exp(x) for x <= 0: 2^n times a Taylor polynomial of what is left, |r| <= log(2) / 2 */
+    x = greater(x, (V){{0}} + (T){least});
+    const V n = (x * (T)1.4426950408889634 + (T){magic}) - (T){magic};
+    const V r = (x - n * (T){high}) - n * (T){low};
+    V value = (V){{0}} + (T){first};
+    {polynomial}
+    return value * (V)((__builtin_convertvector(n, W) + {bias}) << {shift});
+}}
+
+/* Of units that come in with a + m b, at whole m: where each has flipped, counted from 0 where m is -center (POINTS: nowhere), and the sign
+   of what that does; the units that flip, and those active at m = 0. */
+static inline void events(int units, I center, I many, const T* a, const T* b, T* sign, I* place, int* turning, int* turns, int* active,
+                          int* actives) {{
+    #pragma GCC ivdep
+    for (int j = 0; j < units; j++) {{
+        const T way = __builtin_fabs{f}(a[j] / b[j]), near = way < POINTS ? way : POINTS;
+        const I on = a[j] > 0, rises = b[j] > 0, steps = (I)near + 1, k = on ^ rises ? center + steps : center - steps;
+        sign[j] = on ? -1 : 1;
+        place[j] = (k >= 0) & (k < many) ? k : POINTS;
+    }}
+    int flip = 0, on = 0;
+    for (int j = 0; j < units; j++) turning[flip] = j, flip += place[j] < POINTS;
+    for (int j = 0; active && j < units; j++) active[on] = j, on += a[j] > 0;
+    *turns = flip, *actives = on;
+}}
+
+/* What a unit adds to the six sums that a line begins with: with 1, m and m^2 where both factors vary by line, then 1 and m, then 1. */
+static inline void begin(V to[6][VECTORS], T a, T aside, T along, const T* weight, const T* shift, const T* slope) {{
+    for (int v = 0; v < VECTORS; v++) {{
+        const V w = ((const U*)weight)[v], u = ((const U*)shift)[v], d = ((const U*)slope)[v];
+        to[0][v] += a * w, to[1][v] += a * u + aside * w, to[2][v] += aside * u;
+        to[3][v] += a * d + along * w, to[4][v] += aside * d + along * u, to[5][v] += along * d;
+    }}
+}}
+
+/* sums, products: of a block of rows at each point, so that its loss is sums + log(products). starts, weights, offsets: at the pivots;
+   alongs, slopes, drifts: from a point to the next; asides, shifts, sways: from a line to the next; tables: weights of every line */
+void run(long rows, long units, long classes, long points, long lines, long pivot, long middle, const T* starts, const T* alongs,
+         const T* asides, const T* tables, const T* slopes, const T* shifts, const T* offsets, const T* drifts, const T* sways,
          const long long* labels, double* sums, double* products) {{
-    const long blocks = (rows + ROWS - 1) / ROWS;
     #pragma omp parallel for schedule(dynamic)
-    for (long block = 0; block < blocks; block++) {{
-        V flips[POINTS][3][VECTORS] __attribute__((aligned(64)));
-        T scores[POINTS][K] __attribute__((aligned(64))), turned[K][POINTS] __attribute__((aligned(64)));
-        T came[UNITS] __attribute__((aligned(64))), own[POINTS] __attribute__((aligned(64))), most[POINTS] __attribute__((aligned(64)));
-        T rest[POINTS] __attribute__((aligned(64))), sign[UNITS] __attribute__((aligned(64)));
+    for (long block = 0; block < (rows + ROWS - 1) / ROWS; block++) {{
+        const long stop = (block + 1) * ROWS < rows ? (block + 1) * ROWS : rows;
+        double *sums_here = sums + block * lines * points, *products_here = products + block * lines * points;
+        for (long k = 0; k < lines * points; k++) sums_here[k] = 0, products_here[k] = 1;
+        V flips[POINTS][3][VECTORS] __attribute__((aligned(64))), turned_lines[POINTS][6][VECTORS] __attribute__((aligned(64)));
+        V begins[POINTS][FEW][3][VECTORS] __attribute__((aligned(64)));
+        T scores[POINTS][K] __attribute__((aligned(64))), turned[K][LANES] __attribute__((aligned(64)));
+        T came[UNITS] __attribute__((aligned(64))), sign[UNITS] __attribute__((aligned(64)));
         I place[UNITS] __attribute__((aligned(64)));
-        int active[UNITS], turning[UNITS];
+        int active[UNITS], turning[UNITS], actives, turns;
         __builtin_memset(flips, 0, sizeof flips);
-        __builtin_memset(turned, 0, sizeof turned);
-        const long last = (block + 1) * ROWS < rows ? (block + 1) * ROWS : rows;
-        for (long line = 0; line < lines; line++) {{
-            double* sum = sums + (block * lines + line) * points;
-            double* product = products + (block * lines + line) * points;
-            for (long k = 0; k < points; k++) sum[k] = 0, product[k] = 1;
-            const T beta = betas[line], width = (T)step;
-            const I center = pivot, many = points;
-            for (long row = block * ROWS; row < last; row++) {{
-                V at[4][VECTORS];
+        __builtin_memset(turned_lines, 0, sizeof turned_lines);
+        __builtin_memset(scores, 0, sizeof scores);
+        for (long front = block * ROWS; front < stop; front += FEW) {{
+            const long last = front + FEW < stop ? front + FEW : stop;
+            for (long row = front; row < last; row++) {{
+                V at[6][VECTORS];
                 for (int v = 0; v < VECTORS; v++) {{
-                    at[0][v] = ((const U*)(offsets + line * K))[v];
-                    at[1][v] = ((const U*)drifts)[v];
-                    at[2][v] = at[3][v] = (V){{0}};
+                    at[0][v] = ((const U*)offsets)[v], at[1][v] = ((const U*)sways)[v], at[3][v] = ((const U*)drifts)[v];
+                    at[2][v] = at[4][v] = at[5][v] = (V){{0}};
                 }}
                 for (long first = 0; first < units; first += UNITS) {{
                     const int here = units - first < UNITS ? units - first : UNITS;
-                    const T *a0 = starts + row * units + first, *a2 = asides + row * units + first, *b = alongs + row * units + first;
-                    const T *w = weights + (line * units + first) * K, *d = slopes + first * K;
-                    #pragma GCC ivdep
-                    for (int j = 0; j < here; j++) {{  /* the first point beyond its flip, and what it does to the sums there */
-                        const T a = a0[j] + beta * a2[j], way = __builtin_fabs{f}(a) / (__builtin_fabs{f}(b[j]) * width);
-                        const T near = way < POINTS ? way : POINTS;
-                        const I on = a > 0, rises = b[j] > 0, steps = (I)near + 1, k = on ^ rises ? center + steps : center - steps;
-                        came[j] = a, sign[j] = on ? -1 : 1;
-                        place[j] = (k >= 0) & (k < many) ? k : POINTS;
-                    }}
-                    int actives = 0, turns = 0;
-                    for (int j = 0; j < here; j++) {{
-                        active[actives] = j, actives += came[j] > 0;
-                        turning[turns] = j, turns += place[j] < POINTS;
-                    }}
+                    const T *a = starts + row * units + first, *u = asides + row * units + first, *b = alongs + row * units + first;
+                    const T *w = tables + (middle * units + first) * K, *t = shifts + first * K, *d = slopes + first * K;
+                    events(here, middle, lines, a, u, sign, place, turning, &turns, active, &actives);
                     for (int i = 0; i < actives; i++) {{
                         const int j = active[i];
-                        const U *wj = (const U*)(w + j * K), *dj = (const U*)(d + j * K);
-                        for (int v = 0; v < VECTORS; v++) {{
-                            at[0][v] += came[j] * wj[v], at[1][v] += b[j] * wj[v];
-                            at[3][v] += came[j] * dj[v], at[2][v] += b[j] * dj[v];
-                        }}
+                        begin(at, a[j], u[j], b[j], w + j * K, t + j * K, d + j * K);
                     }}
                     for (int i = 0; i < turns; i++) {{
                         const int j = turning[i];
-                        const T a = sign[j] * came[j], s = sign[j] * b[j];
-                        const U *wj = (const U*)(w + j * K), *dj = (const U*)(d + j * K);
-                        V(*to)[VECTORS] = flips[place[j]];
-                        for (int v = 0; v < VECTORS; v++)
-                            to[0][v] += a * wj[v], to[1][v] += a * dj[v] + s * wj[v], to[2][v] += s * dj[v];
+                        begin(turned_lines[place[j]], sign[j] * a[j], sign[j] * u[j], sign[j] * b[j], w + j * K, t + j * K, d + j * K);
                     }}
                 }}
                 for (int way = -1; way <= 1; way += 2)
                     for (int v = 0; v < VECTORS; v++) {{
-                        V c0 = at[0][v], c1 = at[1][v] + at[3][v], c2 = at[2][v];
-                        for (long k = pivot; k >= 0 && k < points; k += way) {{
-                            c0 += flips[k][0][v], c1 += flips[k][1][v], c2 += flips[k][2][v];
-                            flips[k][0][v] = flips[k][1][v] = flips[k][2][v] = (V){{0}};
-                            ((V*)scores[k])[v] = c0 + deltas[k] * (c1 + deltas[k] * c2);
+                        V c[6];
+                        for (int i = 0; i < 6; i++) c[i] = at[i][v];
+                        for (long k = middle; k >= 0 && k < lines; k += way) {{
+                            const T m = k - middle;
+                            for (int i = 0; i < 6; i++) c[i] += turned_lines[k][i][v], turned_lines[k][i][v] = (V){{0}};
+                            begins[k][row - front][0][v] = c[0] + m * (c[1] + m * c[2]);
+                            begins[k][row - front][1][v] = c[3] + m * c[4];
+                            begins[k][row - front][2][v] = c[5];
                         }}
                     }}
-                for (long c = 0; c < classes; c++)
-                    for (long k = 0; k < points; k++) turned[c][k] = scores[k][c];
-                const long y = labels[row], wide = (points + LANES - 1) / LANES * LANES;
-                for (long k = 0; k < wide; k++) own[k] = turned[y][k], most[k] = 0, rest[k] = 0;
-                for (long c = 0; c < classes; c++)
-                    for (long k = 0; k < wide; k++) {{
-                        const T gap = turned[c][k] - own[k];
-                        most[k] = gap > most[k] ? gap : most[k];
+            }}
+            for (long line = 0; line < lines; line++) {{
+                Q sum[POINTS / LANES], product[POINTS / LANES];
+                for (long k = 0; k < POINTS / LANES; k++) sum[k] = (Q){{0}}, product[k] = (Q){{0}} + 1;
+                const T m = line - middle;
+                for (long row = front; row < last; row++) {{
+                    V(*at)[VECTORS] = begins[line][row - front];
+                    for (long first = 0; first < units; first += UNITS) {{
+                        const int here = units - first < UNITS ? units - first : UNITS;
+                        const T *a = starts + row * units + first, *u = asides + row * units + first, *b = alongs + row * units + first;
+                        const T *w = tables + (line * units + first) * K, *d = slopes + first * K;
+                        for (int j = 0; j < here; j++) came[j] = a[j] + m * u[j];
+                        events(here, pivot, points, came, b, sign, place, turning, &turns, 0, &actives);
+                        for (int i = 0; i < turns; i++) {{
+                            const int j = turning[i];
+                            const T a = sign[j] * came[j], s = sign[j] * b[j];
+                            const U *wj = (const U*)(w + j * K), *dj = (const U*)(d + j * K);
+                            V(*to)[VECTORS] = flips[place[j]];
+                            for (int v = 0; v < VECTORS; v++)
+                                to[0][v] += a * wj[v], to[1][v] += a * dj[v] + s * wj[v], to[2][v] += s * dj[v];
+                        }}
                     }}
-                for (long c = 0; c < classes; c++)
-                    if (c != y)
-                        for (long k = 0; k < wide; k++) rest[k] += power(turned[c][k] - own[k] - most[k]);
-                for (long k = 0; k < wide; k++) own[k] = power(-most[k]);  /* 1 + a small rest keeps it, in double */
-                for (long k = 0; k < points; k++) sum[k] += most[k], product[k] *= (double)own[k] + (double)rest[k];
+                    for (int way = -1; way <= 1; way += 2)
+                        for (int v = 0; v < VECTORS; v++) {{
+                            V c0 = at[0][v], c1 = at[1][v], c2 = at[2][v];
+                            for (long k = pivot; k >= 0 && k < points; k += way) {{
+                                c0 += flips[k][0][v], c1 += flips[k][1][v], c2 += flips[k][2][v];
+                                flips[k][0][v] = flips[k][1][v] = flips[k][2][v] = (V){{0}};
+                                ((V*)scores[k])[v] = c0 + (T)(k - pivot) * (c1 + (T)(k - pivot) * c2);
+                            }}
+                        }}
+                    const long y = labels[row];
+                    for (long k = 0; k < points; k += LANES) {{
+                        for (long c = 0; c < K; c++)
+                            for (long l = 0; l < LANES; l++) turned[c][l] = scores[k + l][c];
+                        const V own = *(V*)turned[y];
+                        V most = (V){{0}}, rest = (V){{0}};
+                        for (long c = 0; c < classes; c++) most = greater(*(V*)turned[c] - own, most);
+                        for (long i = 1, c = y; i < classes; i++) {{
+                            c = c + 1 < classes ? c + 1 : 0;
+                            rest += power(*(V*)turned[c] - own - most);
+                        }}
+                        const V first = power(-most);
+                        sum[k / LANES] += __builtin_convertvector(most, Q);  /* in double, where 1 + a small rest keeps it */
+                        product[k / LANES] *= __builtin_convertvector(first, Q) + __builtin_convertvector(rest, Q);
+                    }}
+                }}
+                for (long k = 0; k < points; k++) {{
+                    sums_here[line * points + k] += sum[k / LANES][k % LANES];
+                    products_here[line * points + k] *= product[k / LANES][k % LANES];
+                }}
             }}
         }}
     }}
@@ -156,55 +207,58 @@ def _text(dtype: torch.dtype, classes: int) -> str:
     )  # fmt: skip
 
 
-def fits(dtype: torch.dtype, classes: int, alphas: np.ndarray) -> bool:
-    """Whether the loops can do such a line here: evenly spaced points, few classes, and a compiler."""
-    even = len(alphas) > 1 and alphas[-1] > alphas[0] and np.allclose(np.diff(alphas), (alphas[-1] - alphas[0]) / (len(alphas) - 1))
-    known = dtype in (torch.float32, torch.float64) and classes <= CLASSES and even
+def fits(dtype: torch.dtype, classes: int, alphas: np.ndarray, betas: np.ndarray) -> bool:
+    """Whether the loops can do such a grid here: evenly spaced and rising, few classes, and a compiler."""
+    even = all(
+        np.allclose(axis, np.linspace(axis[0], axis[-1], len(axis)), rtol=1e-9, atol=1e-12 * np.abs(axis).max()) for axis in (alphas, betas)
+    )
+    known = dtype in (torch.float32, torch.float64) and classes <= CLASSES and even and alphas[0] <= alphas[-1] and betas[0] <= betas[-1]
     return bool(known) and compiler() is not None and load(_text(dtype, classes)) is not None
 
 
 def summed(
-    starts: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], labels: Tensor, alphas: np.ndarray, betas: np.ndarray
-) -> np.ndarray | None:  # fmt: skip
+    X: Tensor, labels: Tensor, inner: Sequence[Sequence[Tensor]], outer: Sequence[Sequence[Tensor]], alphas: np.ndarray, betas: np.ndarray
+) -> np.ndarray | None:
     """The sum of the rows' cross-entropies at each place (a, b); None where numbers are too large or not finite.
 
-    Each of starts (n, units), what the first layer makes of the rows, weights (classes, units) and biases (classes,) is given at the origin and
-    along one way or two. labels (n,): int64, of the classes.
+    X (n, inputs); labels (n,): int64, of the classes. inner, outer: of the first and the last layer the weights (units, inputs) and
+    (classes, units), and the biases, each at the origin and along one way or two.
     """
+    weights, biases = outer
+    starts: Sequence[Tensor] = torch.addmm(torch.cat(list(inner[1])), X, torch.cat(list(inner[0])).T).chunk(len(weights), 1)
     classes, units = weights[0].shape
     reach = [1.0, float(np.abs(alphas).max()), float(np.abs(betas).max())]
     for parts in (starts, weights, biases):
-        if not sum(k * float(part.abs().max()) for k, part in zip(reach, parts, strict=False)) < LARGE:
+        if not sum(k * float(torch.linalg.vector_norm(part, math.inf)) for k, part in zip(reach, parts, strict=False)) < LARGE:
             return None
     call = load(_text(starts[0].dtype, classes))
-    lines = torch.tensor(betas, dtype=starts[0].dtype)
-    step = (alphas[-1] - alphas[0]) / (len(alphas) - 1)
     lanes = 64 // starts[0].element_size()
     padded = -(-classes // lanes) * lanes
-
-    def table(parts: Sequence[Tensor], at: float, betas: Tensor) -> Tensor:
-        """Weights or biases where lines are at a point, (lines, .., padded)."""
-        here = (parts[0] + at * parts[1]).expand(len(betas), *parts[0].shape)
-        here = here + betas.reshape(-1, *[1] * parts[0].dim()) * parts[2] if len(parts) > 2 else here
-        return _padded(here.movedim(1, -1), padded)
-
+    step, stride = (float(axis[-1] - axis[0]) / max(1, len(axis) - 1) for axis in (alphas, betas))
+    if len(starts) < 3:
+        starts, weights, biases = ([*parts, torch.zeros_like(parts[0])] for parts in (starts, weights, biases))
+    alongs, asides = step * starts[1], stride * starts[2]
+    slopes, drifts, lifts, sways = (
+        _padded(k * part, padded) for k, part in ((step, weights[1].T), (step, biases[1]), (stride, weights[2].T), (stride, biases[2]))
+    )
     blocks = -(-len(labels) // ROWS)
     found = np.zeros((len(alphas), len(betas)))
-    asides = starts[2] if len(starts) > 2 else torch.zeros_like(starts[0])
-    for points in np.array_split(np.arange(len(alphas)), -(-len(alphas) // POINTS)):
-        pivot = int(np.abs(alphas[points]).argmin())
-        at = float(alphas[points][pivot])
-        deltas = torch.tensor(alphas[points] - at, dtype=lines.dtype)
-        first = starts[0] + at * starts[1]
-        slopes, drifts = _padded(weights[1].T, padded), _padded(biases[1], padded)
-        for begin in range(0, len(betas), POINTS):
-            some = lines[begin : begin + POINTS]
-            sums = torch.empty(2, blocks, len(some), len(points), dtype=torch.float64)
-            arrays = (some, deltas, first, starts[1], asides, table(weights, at, some), slopes, table(biases, at, some), drifts, labels, *sums)
-            sizes = (len(labels), units, classes, len(points), len(some), pivot)
-            call(*map(ctypes.c_long, sizes), ctypes.c_double(step), *(ctypes.c_void_p(array.data_ptr()) for array in arrays))
-            found[points, begin : begin + POINTS] = (sums[0] + sums[1].log()).sum(0).T.numpy()
+    for points, lines in itertools.product(_parts(alphas), _parts(betas)):
+        pivot, middle = (int(np.abs(axis).argmin()) for axis in (alphas[points], betas[lines]))
+        at, beside = float(alphas[points][pivot]), float(betas[lines][middle])
+        first, table, offsets = (parts[0] + at * parts[1] + beside * parts[2] for parts in (starts, weights, biases))
+        moves = torch.arange(len(lines), dtype=table.dtype) - middle
+        tables = _padded(table.T, padded) + moves[:, None, None] * lifts
+        sums = torch.empty(2, blocks, len(lines), len(points), dtype=torch.float64)
+        arrays = (first, alongs, asides, tables, slopes, lifts, _padded(offsets, padded), drifts, sways, labels, *sums)
+        sizes = (len(labels), units, classes, len(points), len(lines), pivot, middle)
+        call(*map(ctypes.c_long, sizes), *(ctypes.c_void_p(array.data_ptr()) for array in arrays))
+        found[np.ix_(points, lines)] = (sums[0] + sums[1].log()).sum(0).T.numpy()
     return found
+
+
+def _parts(axis: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(np.arange(len(axis)), -(-len(axis) // POINTS))
 
 
 def _padded(values: Tensor, classes: int) -> Tensor:

@@ -26,6 +26,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 """They treat every number by itself."""
 
+KINDS = ("weight", "bias")
 COLUMNS = 2048
 """Rows of the data that the cheaper way takes at once on a processor: what lies between two layers then stays in its cache."""
 
@@ -134,17 +135,17 @@ def _affine(terrain: Terrain, steps: list[tuple[str, nn.Module]], alphas: np.nda
     losses = np.zeros((len(alphas), len(betas)))
     moves = torch.tensor(alphas, dtype=inputs.dtype, device=inputs.device).reshape(-1, 1, 1)
     width = COLUMNS if inputs.device.type == "cpu" else len(inputs)  # elsewhere calls are dear, and memory is fast
-    whole = _flips(terrain, steps, inputs, targets, alphas)
+    whole = _flips(terrain, steps, inputs, targets, alphas, betas)
     if whole:
         width = max(COLUMNS, 2**20 // len(terrain.parameters[steps[0][0] + "weight"]))
     for X, y in zip(inputs.flatten(1).split(width), targets.split(width), strict=True):
-        starts = [_through(terrain, names, steps[0][0], X) for names in (terrain.origin, *terrain.ways)]
         if whole:
-            last = [[_part(terrain, names, steps[2][0] + kind) for names in (terrain.origin, *terrain.ways)] for kind in ("weight", "bias")]
-            sums = flips.summed([start.T.contiguous() for start in starts], *last, y.long(), alphas, betas)
+            first, last = ([_parts_of(terrain, steps[k][0], kind) for kind in KINDS] for k in (0, 2))
+            sums = flips.summed(X, y.long(), first, last, alphas, betas)
             if sums is not None:
                 losses += sums / terrain.rows
                 continue
+        starts = [_through(terrain, names, steps[0][0], X) for names in (terrain.origin, *terrain.ways)]
         lose = _loss(terrain.problem.loss, y)
         room = torch.empty_like(starts[0])
         for j, beta in enumerate(betas):
@@ -163,26 +164,25 @@ def _affine(terrain: Terrain, steps: list[tuple[str, nn.Module]], alphas: np.nda
     return losses
 
 
-def _flips(terrain: Terrain, steps: list[tuple[str, nn.Module]], inputs: Tensor, targets: Tensor, alphas: np.ndarray) -> bool:
+def _flips(terrain: Terrain, steps: list[tuple[str, nn.Module]], inputs: Tensor, targets: Tensor, *axes: np.ndarray) -> bool:
     """Whether a line is to be done at once: an affine layer, ReLU, an affine layer and the cross-entropy of labels, on a processor."""
     if [type(module) for _, module in steps] != [nn.Linear, nn.ReLU, nn.Linear] or inputs.device.type != "cpu":
         return False
     classes = len(terrain.parameters[steps[2][0] + "weight"])
     alike = all(p.dtype is inputs.dtype for p in terrain.parameters.values())
-    return alike and _labels(terrain.problem.loss, targets) and int(targets.max()) < classes and flips.fits(inputs.dtype, classes, alphas)
+    return alike and _labels(terrain.problem.loss, targets) and int(targets.max()) < classes and flips.fits(inputs.dtype, classes, *axes)
 
 
-def _part(terrain: Terrain, names: Names, name: str) -> Tensor:
-    """A parameter of the last layer with these weights; zeros where there is none."""
-    if name in names:
-        return names[name]
-    weight = terrain.parameters[name.rsplit(".", 1)[0] + ".weight"] 
-    return torch.zeros_like(weight if name.endswith("weight") else weight[:, 0])
+def _parts_of(terrain: Terrain, layer: str, kind: str) -> list[Tensor]:
+    """A layer's weight or bias at the origin and along each way; zeros where there is none."""
+    weight = terrain.parameters[layer + "weight"]
+    none = torch.zeros_like(weight if kind == "weight" else weight[:, 0])
+    return [names.get(layer + kind, none) for names in (terrain.origin, *terrain.ways)]
 
 
 def _through(terrain: Terrain, names: Names, layer: str, X: Tensor) -> Tensor:
     """What the first layer makes of rows with these weights, (units, n); a way may leave its weight or its bias alone."""
-    weight, bias = (names.get(layer + kind) for kind in ("weight", "bias"))
+    weight, bias = (names.get(layer + kind) for kind in KINDS)
     product = X.new_zeros(len(terrain.parameters[layer + "weight"]), len(X)) if weight is None else weight @ X.T
     return product if bias is None else product + bias[:, None]
 
@@ -190,7 +190,7 @@ def _through(terrain: Terrain, names: Names, layer: str, X: Tensor) -> Tensor:
 def _table(terrain: Terrain, layer: str, beta: float, moves: Tensor) -> list[Tensor | None]:
     """A layer's weight (a, out, in) and bias (a, out, 1) or None, at all alphas."""
     found: list[Tensor | None] = []
-    for kind in ("weight", "bias"):
+    for kind in KINDS:
         if layer + kind not in terrain.origin:
             found.append(None)
             continue
