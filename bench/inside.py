@@ -18,7 +18,7 @@ from thalweg.study.training.train import run
 
 MOST = 0.05
 RUNS = {"MLP, 20,000 steps": ("mnist-mlp", 64, 20_000), "CNN, 2,000 steps": ("mnist-cnn", 32, 2000)}
-TURNS = 3
+TURNS = 2
 
 
 def inside(name: str, data: str | None = None, turns: int = TURNS, quick: bool = False) -> dict[str, Any]:

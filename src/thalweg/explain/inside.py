@@ -15,7 +15,7 @@ from thalweg.errors import UserError, unknown
 
 DEFAULT = ("sharpness", "gradients", "noise")
 SHARE = 0.04
-"""Of the training's time that probes take where nothing is said about how often."""
+"""Of the training's time that probes take where nothing is said about how often, each an equal part of it."""
 
 EARLY = 0.25
 """Of that time what may be spent at the beginning, where most happens; the rest grows with the steps."""
@@ -23,7 +23,7 @@ EARLY = 0.25
 ROWS = 128
 """Of the training data that a probe looks at, the same every time."""
 
-GUESS = 60.0
+GUESS, CHEAP = 25.0, {"gradients": 5.0, "noise": 6.0}
 """Gradients over those rows that a probe's first measurement is taken to cost, before it is known."""
 
 SEEN = 5
@@ -48,10 +48,9 @@ class Inside:
         self.probes = dict(map(_found, dict.fromkeys(names)))
         self.every, self.rows = every, rows
         self.cost = dict.fromkeys(self.probes, 0.0)
-        self.seconds = 0.0
+        self.spent = dict.fromkeys(self.probes, 0.0)
         self.refused: dict[str, str] = {}
         self.starts: dict[str, Any] = {}
-        self.turn = 0
         self.begun: tuple[int, float] | None = None
 
     def __call__(self, loop: Loop) -> None:
@@ -60,7 +59,7 @@ class Inside:
             self.begun = loop.t, loop.seconds
         due = list(self.probes) if self.every is not None and (loop.t == 1 or loop.t % self.every == 0) else []
         if self.every is None:
-            due = self._affordable(loop)
+            due = [name for name in self.probes if self._affordable(name, loop)]
         if not due:
             return
         row: dict[str, float] = {"step": loop.t, "epoch": loop.t / loop.source.per_epoch}
@@ -68,7 +67,7 @@ class Inside:
             began = perf_counter()
             row |= self._measure(name, loop)
             self.cost[name] = perf_counter() - began
-            self.seconds += self.cost[name]
+            self.spent[name] += self.cost[name]
         if len(row) > 2:
             loop.measurements.append(row)
 
@@ -76,19 +75,20 @@ class Inside:
         """What a reader should know: which probes did not apply, and why."""
         return [f"the probe {name} did not apply: {why}" for name, why in self.refused.items()]
 
-    def _affordable(self, loop: Loop) -> list[str]:
-        """The next probe in turn, where the time so far has room for it."""
+    @property
+    def seconds(self) -> float:
+        """What all measurements took."""
+        return sum(self.spent.values())
+
+    def _affordable(self, name: str, loop: Loop) -> bool:
+        """Whether a probe's part of the time so far, and a little of what is to come, has room for it."""
         assert self.begun is not None
-        name = list(self.probes)[self.turn % len(self.probes)]
         done, elapsed = loop.t - self.begun[0], loop.seconds - self.begun[1]
         if done < SEEN:
-            return []
+            return False
         pace, to_come = elapsed / done, loop.settings.steps - loop.t
-        cost = self.cost[name] or GUESS * pace * max(1.0, self.rows / loop.source.batch_size)
-        if self.seconds + cost > SHARE * pace * (done + EARLY * to_come):
-            return []
-        self.turn += 1
-        return [name]
+        cost = self.cost[name] or CHEAP.get(name, GUESS) * pace * max(1.0, self.rows / loop.source.batch_size)
+        return self.spent[name] + cost <= SHARE / len(self.probes) * pace * (done + EARLY * to_come)
 
     def _measure(self, name: str, loop: Loop) -> dict[str, float]:
         function, takes = self.probes[name]
