@@ -70,8 +70,8 @@ def test_measurements_go_on_with_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("steps", "first"),
-    # a first measurement is guessed at 25 gradients of 4 batches, 100 steps; a probe's part is 2 % of what is done and of a quarter of what is
-    # to come, and they are as much where t - 1 + (steps - t) / 4 = 5000
+    # a first measurement is guessed at 25 gradients of 4 batches, 100 steps; a probe's part is 2 % of what is done and of a quarter of what
+    # is to come, and they are as much where t - 1 + (steps - t) / 4 = 5000
     [(6000, 4668), (12_000, 2668), (24_000, 6)],
 )
 def test_by_itself_it_measures_as_time_allows(steps, first):
