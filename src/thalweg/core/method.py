@@ -55,6 +55,19 @@ def dot(a: Array, b: Array) -> Any:
     return a @ b if a.ndim == 1 else np.einsum("...i,...i->...", a, b)[..., None]
 
 
+LEAST = 1e-10
+"""Of the cosine between a step and the change of the gradient, below which the pair teaches nothing."""
+
+
+def pair(point: Point) -> tuple[Array, Any, Any, Any]:
+    """Of the last step: y, the change of the gradient bent to the step's end, s.y, y.y, and whether the pair has positive curvature."""
+    assert point.s is not None
+    assert point.y is not None
+    y = point.bend * point.y
+    sy, yy = dot(point.s, y), dot(y, y)
+    return y, sy, yy, sy > LEAST * np.sqrt(dot(point.s, point.s) * yy)
+
+
 def times(H: Array, v: Array) -> Array:
     """A matrix (..., n, n) times a vector (..., n)."""
     return H @ v if v.ndim == 1 else (H @ v[..., None])[..., 0]

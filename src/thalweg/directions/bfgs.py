@@ -6,9 +6,7 @@ and slopes together tell (`thalweg.core.method.bend`). A pair of steps without p
 
 import numpy as np
 
-from thalweg.core.method import direction, dot, first_step, outer, times
-
-LEAST = 1e-10
+from thalweg.core.method import direction, dot, first_step, outer, pair, times
 
 
 @direction(needs="gradient")
@@ -16,9 +14,7 @@ def bfgs(point, memory):
     g, s = point.g, point.s
     if s is None:
         return first_step(point.x, g), None
-    y = point.bend * point.y
-    sy, yy = dot(s, y), dot(y, y)
-    use = sy > LEAST * np.sqrt(dot(s, s) * yy)
+    y, sy, yy, use = pair(point)
     if not use.all():
         s, sy, yy = np.where(use, s, 0.0), np.where(use, sy, 1.0), np.where(use, yy, 1.0)
     H = (sy / yy)[..., None] * np.eye(g.shape[-1]) if memory is None else memory

@@ -5,13 +5,11 @@ As many steps are kept as memory bears, 10 to 60 of them: more take fewer iterat
 
 import numpy as np
 
-from thalweg.core.method import direction, dot, first_step
+from thalweg.core.method import direction, dot, first_step, pair
 
 FEWEST, MOST = 10, 60
 NUMBERS = 6_000_000
 """Numbers kept, of steps and as many of changes of the gradient; more only where FEWEST take them."""
-
-LEAST = 1e-10
 
 
 @direction(needs="gradient")
@@ -19,9 +17,7 @@ def lbfgs(point, memory):
     g, s = point.g, point.s
     if s is None:
         return first_step(point.x, g), None
-    y = point.bend * point.y
-    sy, yy = dot(s, y), dot(y, y)
-    use = sy > LEAST * np.sqrt(dot(s, s) * yy)
+    y, sy, yy, use = pair(point)
     rho = np.atleast_1d(np.where(use, 1 / np.where(use, sy, 1.0), 0.0))  # 0 makes a pair without effect
     gamma = np.atleast_1d(np.where(use, sy / np.where(yy > 0, yy, 1.0), 1.0))
     if memory is None:

@@ -28,7 +28,7 @@ class Outputs:
     name of the loss that the user's function is, or "". chance: that loss of the best constant, nan where not known; right: share of rows
     whose class is right, nan for numbers. scores: number of outputs a row. step: whether the loss is a function of (model, batch), so
     that outputs cannot be seen. constant: the outputs are the same for all rows. finite: whether loss and outputs are. first_loss: the
-    loss on these rows at fresh weights. first_loss: the loss on these rows at fresh weights. used: how many of the outputs of a row
+    loss on these rows at fresh weights. used: how many of the outputs of a row
     matter to the loss."""
 
     shape: tuple[int, ...]
