@@ -64,6 +64,19 @@ class Case:
             order += torch.randperm(self.rows, generator=draw).tolist()
         return [take(self.data, torch.tensor(order[i * size : (i + 1) * size])) for i in range(count)]
 
+    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float | None:
+        """One step on a batch: the loss before it, where the optimizer tells."""
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                loss = self.problem.lose(model, batch)
+                loss.backward()
+            return loss
+
+        lost: Any = optimizer.step(closure)  # type: ignore[arg-type]
+        return None if lost is None else float(torch.as_tensor(lost).detach())
+
     def copy(self) -> tuple[nn.Module, torch.optim.Optimizer | None]:
         """A model and an optimizer of its parameters, to be spoilt."""
         return twin(self.model, self.optimizer)

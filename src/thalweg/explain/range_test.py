@@ -119,16 +119,8 @@ def _ramp(case: Case, rates: np.ndarray) -> np.ndarray:
     for rate, batch in zip(rates, case.batches(len(rates)), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = torch.as_tensor(rate) if isinstance(group.get("lr"), Tensor) else float(rate)
-
-        def closure(batch: Batch = batch) -> Tensor:
-            optimizer.zero_grad()
-            with torch.enable_grad():
-                value = case.problem.lose(model, batch)
-                value.backward()
-            return value
-
-        value: Any = optimizer.step(closure)  # type: ignore[arg-type]
-        found.append(math.nan if value is None else float(torch.as_tensor(value).detach()))
+        lost = case.update(model, optimizer, batch)
+        found.append(math.nan if lost is None else lost)
         smooth = _smoothed(np.array(found))
         if not math.isfinite(found[-1]) or (len(found) > 5 and smooth[-1] > smooth.min() + FAR * (abs(smooth.min()) + 1e-12)):
             break

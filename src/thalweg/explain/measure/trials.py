@@ -96,16 +96,8 @@ def trained(case: Case, seen: Batch, batches: list[Batch], changes: dict[str, fl
     for batch in batches:
         if time.monotonic() > case.deadline:
             raise UserError("the time was over")
-
-        def closure(batch: Batch = batch) -> torch.Tensor:
-            optimizer.zero_grad()
-            with torch.enable_grad():
-                loss = case.problem.lose(model, batch)
-                loss.backward()
-            return loss
-
-        lost: Any = optimizer.step(closure)  # type: ignore[arg-type]
-        if lost is not None and not math.isfinite(float(torch.as_tensor(lost).detach())):
+        lost = case.update(model, optimizer, batch)
+        if lost is not None and not math.isfinite(lost):
             return math.inf
     with torch.no_grad():
         end = float(case.problem.lose(model, seen))
