@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import thalweg as tw
 from thalweg.core import catalogue, problem
+from thalweg.core.operations import Operations
 from thalweg.schedules import constant, cosine, multistep, piecewise, step, warmup
 
 SIZES = st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
@@ -409,3 +410,23 @@ def test_rows_are_taken_from_every_tensor():
     taken = problem.take(batch, torch.tensor([3, 0]))
     assert taken["x"].tolist() == [[6, 7], [0, 1]]
     assert taken["more"][0].tolist() == [3, 0]
+
+
+# --- operations
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "count"),
+    [
+        (nn.Linear(20, 5, bias=False), (3, 20), 2 * 3 * 20 * 5),
+        (nn.Conv2d(3, 8, 3, bias=False), (4, 3, 10, 10), 2 * 4 * 64 * 8 * 27),
+        (nn.Conv1d(4, 6, 5, groups=2, bias=False), (2, 4, 9), 2 * 2 * 5 * 6 * 10),
+        (nn.GRU(5, 6, bias=False), (7, 3, 5), 2 * 7 * 3 * 18 * 11),
+        (nn.ReLU(), (3, 4), 12),
+    ],
+)  # fmt: skip
+def test_operations_are_counted(layer, shape, count):
+    given = torch.ones(shape)
+    with Operations() as counted:
+        layer(given)
+    assert count <= counted.total < count + 200

@@ -191,9 +191,9 @@ class Stepper(nn.Module):
         return tree_map(lambda leaf: leaf.float() if leaf.dtype is torch.bfloat16 else leaf, answer)
 
 
-def cuda_devices(work: Work) -> list[int]:
-    """The devices whose random state a run uses."""
-    return [torch.device(work.device).index or 0] if work.device.startswith("cuda") else []
+def cuda_devices(device: str) -> list[int]:
+    """The devices, besides the processor, whose random state a run on that device uses."""
+    return [torch.device(device).index or 0] if device.startswith("cuda") else []
 
 
 @contextlib.contextmanager

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from thalweg.core import catalogue
-from thalweg.core.problem import rows, take
+from thalweg.core.operations import Operations
+from thalweg.core.problem import rows, take, to
 from thalweg.core.rule import Rule
 from thalweg.core.stability import bears
-from thalweg.engine.work import Outcome
+from thalweg.core.stream import Stream
+from thalweg.engine.work import Outcome, Stepper, cuda_devices
 from thalweg.probes.spectrum import spectrum
 from thalweg.study import plan
 from thalweg.study.prepare import Bench
@@ -24,16 +26,18 @@ logger = logging.getLogger(__name__)
 PRODUCTS = 10
 """Hessian-vector products a measurement, enough for a largest eigenvalue to about 1 %."""
 
-SHARE = 0.03
-"""Of the training's time that all measurements may take, or MOMENT seconds where that is more."""
+SHARE = 0.01
+"""Of the training's gradients of rows that all measurements may take, or MOMENT operations where that is more: no clock decides what is
+measured, lest the same study be another on a machine that is busy."""
 
-MOMENT, BRIEF = 0.5, 0.1
+MOMENT, BRIEF = 5e9, 1e9
+"""Floating-point operations, half a second or so of one core: of a sweep that is looked at run by run, and of a comparison."""
 
-COST = 3
-"""Gradients that a product takes the time of."""
+COST, PASSES = 3, 3
+"""Gradients that a product takes the time of, and forward passes that a gradient does."""
 
-LEAST = 128
-"""Rows below which the loss would be another one than that of the run."""
+LEAST, ENOUGH = 128, 1024
+"""Rows below which the loss would be another one than that of the run, and above which one sentence about a comparison gains nothing."""
 
 
 def stable(rule: Rule, config: Mapping[str, Any]) -> float | None:
@@ -61,29 +65,43 @@ def limit(bench: Bench, job: plan.Job) -> float | None:
     return None if lane.schedules else stable(rule, lane.config)
 
 
-def begin(bench: Bench, jobs: Sequence[plan.Job], seconds: float | None) -> dict[str, Any]:
-    """What is measured of these runs, by the first glance at the model: {"rows": of the training rows, "start": seed -> the largest
-    curvature at its initial weights}; {} where nothing is. seconds: predicted for the training of all.
+def begin(bench: Bench, jobs: Sequence[plan.Job]) -> dict[str, Any]:
+    """What is measured of these runs: {"rows": of the training rows, "start": seed -> the largest curvature at its initial weights}; {}
+    where nothing is.
 
     Of runs that are not looked at one by one also "stable": label -> the rate below which a rule is stable there.
     """
-    seen = bench.memo.glance
     bounded = [job for job in jobs if limit(bench, job) is not None]
-    if not (bench.closely or bench.spec.kind == "compare") or seen is None or not bounded:
+    if not (bench.closely or bench.spec.kind == "compare") or isinstance(bench.problem.train, Stream) or not bounded:
         return {}
     count, seeds = rows(bench.problem.train), dict.fromkeys(job.seed for job in bounded)
-    allowed = max(MOMENT if bench.closely else BRIEF, SHARE * (seconds or 0.0))
-    products = PRODUCTS * (len(seeds) + bench.closely * len(bounded))
-    within = allowed / (products * COST * seen.seconds) * bench.spec.batch_size
+    gradients = PRODUCTS * COST * (len(seeds) + bench.closely * len(bounded))
+    brief = (MOMENT if bench.closely else BRIEF) / (PASSES * operations(bench, bounded[0].seed))
+    within = max(brief, SHARE * len(jobs) * bench.spec.steps * bench.spec.batch_size) / gradients
     if within < min(count, LEAST):
         return {}
-    size = count if within >= count else 1 << int(math.log2(within))  # no timing decides the last row
+    within = within if bench.closely else min(within, ENOUGH)
+    size = count if within >= count else 1 << int(math.log2(within))
     found = {seed: largest(bench, plan.fresh(bench.problem, seed), size) for seed in seeds}
     start = {str(seed): value for seed, value in found.items() if value is not None}
     if not start or bench.closely:
         return {"rows": size, "start": start} if start else {}
     stable = {label: rate for label, rate in _rates(bench, bounded, start) if rate is not None}
     return {"rows": size, "start": start, "stable": stable} if stable else {}
+
+
+def operations(bench: Bench, seed: int) -> float:
+    """Floating-point operations of a row's forward pass; infinity where it fails."""
+    few = min(bench.spec.batch_size, rows(bench.problem.train))
+    try:
+        batch = to(take(bench.problem.train, torch.arange(few)), bench.device)
+        stepper = Stepper(plan.fresh(bench.problem, seed).to(bench.device), bench.problem).train()
+        with torch.random.fork_rng(cuda_devices(bench.device)), torch.no_grad(), Operations() as counted:
+            stepper(batch)
+    except Exception as error:  # what is measured beside a study must not end it
+        logger.debug("no curvature: %s: %s", type(error).__name__, error)
+        return math.inf
+    return counted.total / few
 
 
 def _rates(bench: Bench, jobs: Sequence[plan.Job], start: Mapping[str, float]) -> Iterator[tuple[str, float | None]]:

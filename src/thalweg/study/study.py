@@ -204,8 +204,7 @@ def _begin(study: Study, bench: Bench, command: str, memory: int | None = None) 
             "planned": planned(bench), "all_rows": problem.all_rows, "classes": _classes(problem),
         }  # fmt: skip
         environment = place.environment(bench.device)
-        first = next(iter(choices.values()))
-        looked = curvature.begin(bench, plan.tuning(bench.spec, bench.rules, bench.fingerprint), first.predicted)
+        looked = curvature.begin(bench, plan.tuning(bench.spec, bench.rules, bench.fingerprint))
         whole = {"device": bench.device, "phases": settings, **({"curvature": looked} if looked else {})}
         store.put(spec=spec, fingerprint=bench.fingerprint, facts=facts, environment=environment, plan=whole)
     if study.folder is not None:

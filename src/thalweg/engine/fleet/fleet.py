@@ -45,7 +45,7 @@ def run(
     taped: whether steps are replayed from a recording where they can be; None: where that pays. ahead: steps for which a recording
     serves, where fleets of the same kind follow. Where memory runs out, the fleet is halved.
     """
-    with torch.random.fork_rng(devices=cuda_devices(work)), memory.kept():
+    with torch.random.fork_rng(devices=cuda_devices(work.device)), memory.kept():
         try:
             return _train(work, progress, way, taped, ahead)
         except Drifted:

@@ -80,7 +80,7 @@ def _started(work: Work, way: str, taped: bool | None, steps: int, enough: Calla
             raise _Enough
 
     few = replace(work, steps=min(steps, work.steps), every=1, evaluations=(), test=False)
-    with torch.random.fork_rng(devices=cuda_devices(work)), memory.kept():
+    with torch.random.fork_rng(devices=cuda_devices(work.device)), memory.kept():
         fleet = Fleet(few, way, taped, ahead=work.steps)
         with contextlib.suppress(_Enough):
             fleet.train(clock)
