@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+import sys
 from functools import partial
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import thalweg as tw
 from optim_cases import (
@@ -456,6 +458,48 @@ def test_states_replaced_or_moved_between_steps_are_seen():
     p.grad = torch.ones(8)[::2]
     optimizer.step()
     assert float(optimizer.state[p]["step"]) == 2
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_changes_between_steps_is_seen(own, monkeypatch):
+    """Gradients, points and groups of another kind than at the last step, with torch's own look at tensors and without."""
+    if not own:
+        monkeypatch.setitem(sys.modules, "torch._C._dynamo.guards", None)
+
+    def changes(p, q, optimizer):
+        group = optimizer.param_groups[0]
+        yield lambda: None
+        yield lambda: group.update(lr=0.3)
+        yield lambda: group.update(betas=[0.5, 0.9])
+        yield lambda: group["betas"].__setitem__(0, 0.2)
+        yield lambda: setattr(q, "grad", None)
+        yield lambda: None
+        yield lambda: setattr(p, "grad", p.grad.t().contiguous().t())
+        yield lambda: setattr(p, "data", p.detach().clone())
+        yield lambda: optimizer.state[p].update(exp_avg=optimizer.state[p]["exp_avg"].clone())
+        yield lambda: group["params"].reverse()
+        yield lambda: group.update(weight_decay=0.1)
+
+    found = []
+    for kind in (optim.Adam, torch.optim.Adam):
+        p, q = (nn.Parameter(torch.arange(1.0, 1 + n).view(2, -1)) for n in (6, 8))
+        optimizer = kind([p, q], lr=0.1)
+        for k, change in enumerate(changes(p, q, optimizer)):
+            for x in (p, q):
+                x.grad = torch.cos((k + 1) * torch.arange(x.numel()).view_as(x))
+            change()
+            optimizer.step()
+        found += [p.detach(), q.detach()]
+    torch.testing.assert_close(found[:2], found[2:])
+
+
+def test_a_profiler_sees_steps():
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = optim.SGD([p])
+    with torch.autograd.profiler.profile() as seen:
+        optimizer.step()
+    assert any(event.name == "Optimizer.step#SGD.step" for event in seen.function_events)
 
 
 @pytest.mark.parametrize("name", TORCH)

@@ -16,6 +16,9 @@ from thalweg.engine.optimizer.naming import Naming
 from thalweg.engine.optimizer.stepping import real, wide
 from thalweg.errors import UserError
 
+NAMES = ("params", "param_names")
+"""Keys of a group that are no options of its rule."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -36,9 +39,19 @@ class Kinds:
     def __init__(self, naming: Naming, decaying: bool = False) -> None:
         self.naming, self.decaying = naming, decaying
         self.known: dict[Any, Kind] = {}
+        self.last: dict[int, tuple[Any, tuple[Any, ...], tuple[Kind, dict[str, Any]]]] = {}
 
     def of(self, group: Mapping[str, Any], p: Tensor) -> tuple[Kind, dict[str, Any]]:
-        """The structure of a group, and its numbers by hyperparameter. p: one of its parameters."""
+        """The structure of a group, and its numbers by hyperparameter, not to be changed. p: one of its parameters."""
+        own, values, found = self.last.get(id(group), (None, (), None))
+        if found is None or own is not group or values != _values(group, p):
+            found = self._of(group, p)
+            values = _values(group, p)
+            if p.device.type == "cpu" and all(map(_still, values)):
+                self.last[id(group)] = group, values, found
+        return found
+
+    def _of(self, group: Mapping[str, Any], p: Tensor) -> tuple[Kind, dict[str, Any]]:
         fluid = p.device.type != "cpu" or group["differentiable"]
         dtype = real(p).dtype
         config = {
@@ -57,6 +70,16 @@ class Kinds:
             first, bound = before.divided(bound)
             self.known[token] = Kind(token, bound, first, self.naming.singles)
         return self.known[token], {n: v for n, v in config.items() if n not in structure}
+
+
+def _values(group: Mapping[str, Any], p: Tensor) -> tuple[Any, ...]:
+    """What decides about a structure and its numbers."""
+    return p.dtype, len(group), *(v for n, v in group.items() if n not in NAMES)
+
+
+def _still(value: Any) -> bool:
+    """Whether what equals this value is this value, now and later: no tensor, and no list of numbers."""
+    return all(map(_still, value)) if type(value) is tuple else value is None or isinstance(value, float | int | str | torch.dtype)
 
 
 def _number(value: Tensor, fluid: bool) -> Any:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
-from operator import attrgetter, is_, is_not, itemgetter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import torch
@@ -47,23 +47,24 @@ class Tensors:
         self.scratch = (ctypes.c_double * (self.count * loop.width))()
         self.weights = (ctypes.c_double * self.count)(*weights)
         self.hypers = (ctypes.c_double * max(1, len(loop.hypers)))()
+        self.values: Mapping[str, float] | None = None  # those in hypers
+        sizes = map(ctypes.c_long, (self.count, self.tiles, self.numbers))
+        self.arguments = (*sizes, *self.columns, self.places, self.scratch, self.weights, self.hypers)
 
     def __call__(self, gradients: list[Any], values: Mapping[str, float]) -> None:
         """Step once. gradients: the place of each gradient; values: the hyperparameters."""
         self.places[1 :: self.loop.slots] = gradients
-        self.hypers[: len(self.loop.hypers)] = [values[n] for n in self.loop.hypers]
-        columns = self.columns
+        if values is not self.values:
+            self.hypers[: len(self.loop.hypers)] = [values[n] for n in self.loop.hypers]
+            self.values = values
         torch.autograd.graph.increment_version(self.points)  # else autograd would take their old numbers for the present ones
-        self.loop.call(
-            ctypes.c_long(self.count), ctypes.c_long(self.tiles), ctypes.c_long(self.numbers), columns[0], columns[1], columns[2],
-            self.places, self.scratch, self.weights, self.hypers,
-        )  # fmt: skip
+        self.loop.call(*self.arguments)
 
 
 class Again:
     """A group that was stepped whole by one loop: what must be as it was for the same call to do it again.
 
-    Asked at every step of every parameter: hence lists compared whole, which costs a tenth of a microsecond each.
+    Asked at every step of every parameter: hence lists compared whole, which costs less than a tenth of a microsecond each.
     """
 
     def __init__(self, tensors: Tensors, members: Sequence[Member], states: Mapping[Any, Any], names: Sequence[str], token: Any) -> None:
@@ -75,31 +76,49 @@ class Again:
         self.columns = [(itemgetter(n), [m.state[n] for m in members]) for n in names]
         self.held = [*self.params, *chain.from_iterable(column for _, column in self.columns)]
         self.places = [t.data_ptr() for t in self.held]
-        count = len(members)
-        self.kinds = [torch.strided] * count, [m.p.dtype for m in members], [m.p.stride() for m in members]
+        self.alike = _alike_to([m.g for m in members])
 
     def gradients(self, params: Sequence[Tensor], states: Mapping[Any, Any]) -> list[int] | None:
         """The places of the gradients, if nothing has moved since: no tensor, no state, no gradient of another kind."""
         grads: list[Any] = list(map(_GRAD, params))
-        if len(grads) != len(self.params) or not all(map(is_not, grads, repeat(None))):
+        try:
+            places = list(map(_PLACE, grads))
+        except (TypeError, RuntimeError):  # some have none, or one that is sparse
             params = [p for p, g in zip(params, grads, strict=True) if g is not None]
             grads = [g for g in grads if g is not None]
+            if len(grads) != len(self.params) or not all(g.layout is torch.strided for g in grads):
+                return None
+            places = list(map(_PLACE, grads))
         if len(grads) != len(self.params) or not all(map(is_, params, self.params)):
             return None
         if len(states) != len(self.dicts) or not all(map(is_, states.values(), self.dicts)):
             return None
-        layouts, dtypes, strides = self.kinds
-        if list(map(_LAYOUT, grads)) != layouts or list(map(_DTYPE, grads)) != dtypes or list(map(Tensor.stride, grads)) != strides:
+        if not self.alike(*grads):
             return None
         try:
             if not all(all(map(is_, map(get, self.own), column)) for get, column in self.columns):
                 return None
         except KeyError:  # a state was taken away
             return None
-        return list(map(Tensor.data_ptr, grads)) if list(map(Tensor.data_ptr, self.held)) == self.places else None
+        return places if list(map(_PLACE, self.held)) == self.places else None
 
 
-_GRAD, _LAYOUT, _DTYPE = attrgetter("grad"), attrgetter("layout"), attrgetter("dtype")
+def _alike_to(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """A test whether others are of the same types, layouts, shapes and strides."""
+    try:  # torch's own, of all at once
+        from torch._C._dynamo.guards import TensorGuards
+
+        return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+    except (ImportError, TypeError, ValueError, RuntimeError):  # it is not part of torch's public interface, and may be another
+        kinds = [_kind(t) for t in tensors]
+        return lambda *given: list(map(_kind, given)) == kinds
+
+
+def _kind(x: Tensor) -> tuple[Any, ...]:
+    return x.dtype, x.layout, x.device, x.shape, x.stride()
+
+
+_GRAD, _PLACE = attrgetter("grad"), Tensor.data_ptr
 
 
 class Loops:

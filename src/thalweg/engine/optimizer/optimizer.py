@@ -15,6 +15,7 @@ from torch import Tensor
 from thalweg.engine import noise
 from thalweg.engine.optimizer import before, checkpoint, states
 from thalweg.engine.optimizer.groups import Kind, Kinds, without_decay
+from thalweg.engine.optimizer.hooks import watched
 from thalweg.engine.optimizer.loops import Loops
 from thalweg.engine.optimizer.naming import Naming
 from thalweg.engine.optimizer.stepping import Member, cohorts, gathered, graphed, one, real, spread, together
@@ -121,6 +122,7 @@ class Optimizer(torch.optim.Optimizer):
 
     # --- a step
 
+    @watched
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. closure: computes the loss and its gradients; its answer is given back."""
         if getattr(self, "_evaluating", False):
