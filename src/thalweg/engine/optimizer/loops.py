@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from thalweg.engine.bound import Bound
 from thalweg.engine.optimizer import listed
 from thalweg.engine.optimizer.stepping import Member
+from thalweg.engine.optimizer.written import Key
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +38,17 @@ class Tensors:
             point, *rest = [t.data_ptr() for t in row]
             self.places[j * loop.slots] = point
             self.places[j * loop.slots + 2 : (j + 1) * loop.slots] = list(rest)
-        tiles = []
+        tiles, self.numbers = [], 0  # a tile: of which tensor, from and to which number, and how many numbers lie in those before
         for j, row in enumerate(held):
             size = row[0].numel() * (2 if row[0].is_complex() else 1)
-            tiles += [(j, a, min(a + listed.TILE, size)) for a in range(0, size, listed.TILE)]
-        self.tiles = len(tiles)
-        self.numbers = sum(b - a for _, a, b in tiles)
-        self.columns = [(ctypes.c_long * max(1, self.tiles))(*column) for column in (zip(*tiles, strict=True) if tiles else ((), (), ()))]
+            tiles += [(j, a, min(a + listed.TILE, size), self.numbers + a) for a in range(0, size, listed.TILE)]
+            self.numbers += size
+        self.columns = [(ctypes.c_long * max(1, len(tiles)))(*column) for column in (zip(*tiles, strict=True) if tiles else ((),) * 4)]
         self.scratch = (ctypes.c_double * (self.count * loop.width))()
         self.weights = (ctypes.c_double * self.count)(*weights)
         self.hypers = (ctypes.c_double * max(1, len(loop.hypers)))()
         self.values: Mapping[str, float] | None = None  # those in hypers
-        sizes = map(ctypes.c_long, (self.count, self.tiles, self.numbers))
+        sizes = map(ctypes.c_long, (self.count, len(tiles), self.numbers))
         self.arguments = (*sizes, *self.columns, self.places, self.scratch, self.weights, self.hypers)
 
     def __call__(self, gradients: list[Any], values: Mapping[str, float]) -> None:
@@ -73,6 +73,7 @@ class Again:
         self.params = [m.p for m in members]
         self.dicts = list(states.values())
         self.own = [m.state for m in members]
+        self.all = len(self.dicts) == len(self.own) and all(map(is_, self.dicts, self.own))  # no other group has states
         self.columns = [(itemgetter(n), [m.state[n] for m in members]) for n in names]
         self.held = [*self.params, *chain.from_iterable(column for _, column in self.columns)]
         self.places = [t.data_ptr() for t in self.held]
@@ -91,12 +92,13 @@ class Again:
             places = list(map(_PLACE, grads))
         if len(grads) != len(self.params) or not all(map(is_, params, self.params)):
             return None
-        if len(states) != len(self.dicts) or not all(map(is_, states.values(), self.dicts)):
+        if len(states) != len(self.dicts) or not (self.all or all(map(is_, states.values(), self.dicts))):
             return None
         if not self.alike(*grads):
             return None
+        own: Iterable[Any] = list(states.values()) if self.all else self.own
         try:
-            if not all(all(map(is_, map(get, self.own), column)) for get, column in self.columns):
+            if not all(all(map(is_, map(get, own), column)) for get, column in self.columns):
                 return None
         except KeyError:  # a state was taken away
             return None
@@ -153,7 +155,7 @@ class Loops:
             known = self.lists.get((place, kind, dtypes))
             if known is None or known[0] != places:
                 point, step, *rest = (_COMPLEX.get(d, d) for d in dtypes)
-                key = listed.Key(point, tuple((n, d, n in singles) for n, d in zip(states, rest, strict=True)), step, maximize)
+                key = Key(point, tuple((n, d, n in singles) for n, d in zip(states, rest, strict=True)), step, maximize)
                 loop = self._loop(kind, bound, key)
                 if loop is None or not all(_alike(row, states, singles) for row in held):
                     left += chosen

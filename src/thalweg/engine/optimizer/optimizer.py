@@ -135,7 +135,8 @@ class Optimizer(torch.optim.Optimizer):
                     loss = closure()
             if before.incomplete(self, self._options["accumulate"]):
                 return loss
-            self._climb(closure)
+            if self.naming.wrappers:
+                self._climb(closure)
             self._update(loss)
         return loss
 
