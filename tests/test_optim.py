@@ -496,7 +496,7 @@ def test_what_changes_between_steps_is_seen(own, monkeypatch):
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 3, 100, 8191, 8192, 8193, 20000]), min_size=1, max_size=12), st.sampled_from([1, 2, 3, 7]))
 def test_threads_share_all_numbers_among_them(sizes, threads):
-    params = [nn.Parameter(torch.ones(n)) for n in (*sizes, 40000)]
+    params = [nn.Parameter(torch.ones(n)) for n in (40000, *sizes, 1)]
     optimizer = optim.SGD(params, lr=0.5)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
