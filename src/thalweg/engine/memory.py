@@ -51,6 +51,15 @@ def kept() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+@functools.cache
+def settled() -> None:
+    """Set glibc's thresholds, for good, to what it reaches by itself once a block of 32 MB was freed: smaller ones are used again."""
+    library = _libc()
+    if library is not None and not _depth:
+        library.mallopt(_MMAP, _LARGEST)
+        library.mallopt(_TRIM, 2 * _LARGEST)
+
+
 class Peak:
     """The most memory in use during a block, in bytes beyond what was in use before; None where the system does not tell."""
 

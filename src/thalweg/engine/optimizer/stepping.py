@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.engine import memory
 from thalweg.engine.bound import Bound, Layout
 
 LARGE = 1 << 17
@@ -75,12 +76,14 @@ def one(
     bound: Bound, values: Mapping[str, Any], m: Member, given: Mapping[str, Any], singles: frozenset[str], keep: bool = False
 ) -> None:  # fmt: skip
     """Step a parameter by itself. singles: the states of one number. keep: leave the new states in autograd's graph."""
+    memory.settled()  # what lies between two operations is as large as the tensor
     x = real(m.p)
     kind = wide(x.dtype)
-    states: dict[str, Any] = {n: _alone(m.state[n]) if n in singles else _flat(m.state[n], kind) for n in names_of(bound, m)}
-    if bound.rule.scope == "tensor":
-        states = {n: s if n in bound.outer else {0: m.state[n].to(kind)} for n, s in states.items()}
-        states |= {n: {} for n in bound.states if n not in states}
+    placed = bound.rule.scope == "tensor"
+    states: dict[str, Any] = {n: {} for n in bound.states if placed}
+    for n in names_of(bound, m):
+        held = m.state[n]
+        states[n] = {0: held.to(kind)} if placed and n not in bound.outer else _alone(held) if n in singles else _flat(held, kind)
     asked = {"t": int(m.state["step"]) + 1, **{n: _flat(v, kind) if isinstance(v, Tensor) else v for n, v in given.items()}}
     point = _flat(m.p, kind).clone() if keep else _flat(m.p, kind)  # which a graph may need as it was
     new, after = bound.on(Layout(("x",), (x.shape,), kind)).step(point, _flat(m.g, kind), states, values, asked)
