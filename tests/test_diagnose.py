@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import html
 import json
 import math
 import random
 import re
 import shlex
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from torch.nn import functional as F
 
 import thalweg as tw
 from thalweg.cli import commands
+from thalweg.core import Rate
 from thalweg.core import cause as causing
 from thalweg.core.finding import Finding, Findings
 from thalweg.errors import UserError
@@ -32,6 +36,7 @@ from thalweg.explain.findings import diagnose, entries, ranked
 from thalweg.explain.measure import MEASUREMENTS, WORDS
 from thalweg.explain.measure.outputs import REFERENCES, identity
 from thalweg.explain.range_test import range_test
+from thalweg.study.folder import claim
 
 ROOT = Path(__file__).parents[1]
 
@@ -552,6 +557,53 @@ def test_a_study_is_diagnosed_by_its_chosen_configurations(tmp_path):
     found = json.loads(typed("diagnose", tmp_path / "study", "--json"))
     assert found["name"] == "sgd"
     assert "trained with sgd: 40 of 40 steps" in found["message"]
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert 'id="diagnosed"' in page
+    assert "trained with sgd: 40 of 40 steps" in page
+
+
+def test_findings_go_into_the_report_until_the_study_goes_on(tmp_path):
+    given = ["diabetes-linear", "-o", "sgd", "--lr", "1e-7,1e-6", "--steps", "60", "--out", tmp_path / "study", "--quiet"]
+    found = json.loads(typed("sweep", *given, "--diagnose", "--json"))["diagnosed"]
+    assert [one["name"] for one in found] == ["sgd"]
+    first = found[0]["findings"][0]
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert first["cause"] == "rate_too_low"
+    assert first["title"] in html.unescape(page)
+    assert first["remedy"] in html.unescape(page)
+    typed("sweep", *given, "--json")  # nothing is left to train
+    assert "rate_too_low" in str(json.loads(typed("show", tmp_path / "study", "--json"))["diagnosed"])
+    with contextlib.closing(sqlite3.connect(tmp_path / "study" / "study.db")) as store, store:
+        store.execute("delete from runs")
+        store.execute("delete from groups")
+    assert "diagnosed" not in json.loads(typed("sweep", *given, "--json"))
+    assert 'id="diagnosed"' not in (tmp_path / "study" / "report.html").read_text()
+
+
+def test_a_study_of_ones_own_objects_is_diagnosed_while_it_is_at_hand():
+    X = torch.randn(120, 4, generator=torch.Generator().manual_seed(0))
+    problem = tw.Problem(lambda: nn.Linear(4, 1), nn.functional.mse_loss, train=(X, X.sum(1, keepdim=True)), name="sums")
+
+    @tw.rule
+    def slow(x, g, *, lr: Rate = 1e-7):
+        return x - lr * g
+
+    study = tw.compare(problem, [slow], budget=1, seeds=1, steps=30)
+    (one,) = study.diagnose()
+    assert one.findings.first.cause == "rate_too_low"
+    assert study.results().diagnosed[0]["findings"][0]["cause"] == "rate_too_low"
+
+
+def test_a_study_at_work_is_diagnosed_without_its_report(tmp_path):
+    tw.compare("diabetes-linear", ["sgd"], budget=2, seeds=1, steps=20, out=tmp_path / "study").close()
+    lock = claim(tmp_path / "study")
+    try:
+        done = CliRunner().invoke(commands, ["diagnose", str(tmp_path / "study"), "--json"])
+    finally:
+        lock.release()
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["name"] == "sgd"
+    assert tw.Study.open(tmp_path / "study").results().diagnosed == ()
 
 
 def test_a_healthy_problem_says_what_was_looked_at():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thalweg.cli.options import json_option, length_options, machine_options, problem_options, settings_of
 from thalweg.errors import UserError
+
+if TYPE_CHECKING:
+    from thalweg.study.diagnosing import Diagnosed
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -28,7 +32,7 @@ def diagnose(ctx: click.Context, problem: str, optimizer: str | None, seconds: f
     """Say why a training oscillates, stalls, diverges or does not generalise, with the evidence and what to do.
 
     PROBLEM is the folder of a run or of a study, or what `thalweg train` takes: a name, a CSV file with --target, or file.py:object;
-    it is then trained first, with the same options. Nothing is written.
+    it is then trained first, with the same options. Nothing is written, but for a study's report, which shows the findings from then on.
 
     \b
     thalweg diagnose advertising-linear -o sgd --lr 1e-5
@@ -44,8 +48,9 @@ def diagnose(ctx: click.Context, problem: str, optimizer: str | None, seconds: f
         if optimizer is not None or settings or given:
             extra = ", ".join(f"--{name.replace('_', '-')}" for name in [*(["optimizer"] if optimizer else []), *settings, *given])
             raise UserError(f"{named} is a folder, whose settings are known; leave out {extra}")
-        found = diagnosing.diagnose_folder(Path(named), seconds)
+        found, where = diagnosing.diagnose_folder(Path(named), seconds)
     else:
+        where = ""
         found = [diagnosing.of_problem(named, optimizer or "adam", settings, seconds, **given)]
     if as_json:
         from thalweg.study.report.page import clean
@@ -53,6 +58,13 @@ def diagnose(ctx: click.Context, problem: str, optimizer: str | None, seconds: f
         plain = [{"name": one.name, "message": one.message, **one.findings.plain()} for one in found]
         click.echo(jsonlib.dumps(clean(plain[0] if len(plain) == 1 else {"runs": plain})))
         return
+    told(found)
+    if where:
+        click.echo(where, err=True)
+
+
+def told(found: Iterable[Diagnosed]) -> None:
+    """Findings on standard output."""
     for one in found:
         click.echo(f"{one.name}: {one.message}\n")
         click.echo(f"{one.findings.text}\n")

@@ -58,6 +58,7 @@ study_options = options(
     click.option("--memory", metavar="SIZE", help="How much a fleet may take beside the data, such as 4GB; larger ones are split."),
     click.option("--time", "time_text", metavar="TIME", help="Begin nothing new after this long (90s, 10m, 1h); run again to go on."),
     click.option("--dry-run", is_flag=True, help="Say how many runs, which engine, how long and how much memory; train nothing."),
+    click.option("--diagnose", is_flag=True, help="Then say what is wrong with each chosen configuration; the report shows it."),
     click.option("--live", is_flag=True, help="Serve the report to this machine's browser while the study runs; its address is printed."),
     click.option("--port", type=click.IntRange(0, 65535), help="The live page's port [default: a free one]."),
     click.option("--quiet", is_flag=True, help="No progress."),

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from thalweg.cli import terminal
+from thalweg.cli.diagnosing import told
 from thalweg.cli.options import json_option, settings_of, study_options
 from thalweg.errors import ThalwegError, UserError
 from thalweg.study.export import TABLES, formats
@@ -57,8 +58,8 @@ def sweep(ctx: click.Context, problem: str, **given: Any) -> None:
 
 def _studies(
     kind: str, problems: tuple[str, ...], settings: dict[str, Any], *, optimizers: tuple[str, ...], schedule: tuple[str, ...],
-    out: str | None, time_text: str | None, memory: str | None, dry_run: bool, live: bool, port: int | None, quiet: bool, as_json: bool,
-    first: tuple[str, ...] = (), **asked: Any,
+    out: str | None, time_text: str | None, memory: str | None, dry_run: bool, diagnose: bool, live: bool, port: int | None, quiet: bool,
+    as_json: bool, first: tuple[str, ...] = (), **asked: Any,
 ) -> None:  # fmt: skip
     limit = terminal.seconds(time_text)
     if port is not None and not live:
@@ -94,10 +95,14 @@ def _studies(
             _interrupted(folder)
             raise
         trained = trained or _stored(folder) > before
+        said = done[-1].diagnose() if diagnose else []
         if several and not as_json:
             click.echo(f"\n{bench.name}")
         if not (several and as_json):
             terminal.present(done[-1], as_json)
+        if said and not as_json:
+            click.echo()
+            told(said)
     if several:
         page = open_beside(folders[: len(done)], Path(out or "outputs") / "side-by-side.html") if len(done) > 1 else None
         terminal.beside({bench.name: study for bench, study in zip(benches, done, strict=False)}, page, as_json)

@@ -246,7 +246,7 @@ def present(study: Any, as_json: bool, report: bool = True) -> None:
     page = study.report() if report else None
     verdict = study.verdict
     if as_json:
-        click.echo(jsonlib.dumps(_plain(verdict, page)))
+        click.echo(jsonlib.dumps(_plain(verdict, page) | ({"diagnosed": list(results.diagnosed)} if results.diagnosed else {})))
         return
     table(standings(verdict, ("training " if results.all_rows else "") + results.score))
     table(each_run(results, verdict.findings.runs), "each run")

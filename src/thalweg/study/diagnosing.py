@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from thalweg.core import catalogue
 from thalweg.core.finding import Findings
 from thalweg.core.probe import untouched
 from thalweg.core.problem import Problem
@@ -22,13 +23,16 @@ from thalweg.engine.loop.loop import Loop
 from thalweg.errors import UserError
 from thalweg.explain import case as cases
 from thalweg.explain.findings import judged
+from thalweg.study import folder as place
+from thalweg.study.report.page import clean
+from thalweg.study.spec import read_toml
 from thalweg.study.training import home
 from thalweg.study.training.optimizers import choose
 from thalweg.study.training.prepare import Bench, prepare
 from thalweg.study.training.run import Run, merged
 
 if TYPE_CHECKING:
-    from thalweg.study.study import Study
+    from thalweg.study.outlets import Outlets
 
 TRAINING = 60.0
 """Seconds after which a training that is done for a diagnosis is stopped."""
@@ -185,13 +189,23 @@ def _square(problem: Problem) -> bool:
 # --- a study
 
 
-def of_study(study: Study, seconds: float = 10.0) -> list[Diagnosed]:
-    """The chosen configuration of each optimizer, trained again and diagnosed, with what the store says of its trials."""
+def of_study(study: Outlets, seconds: float = 10.0) -> list[Diagnosed]:
+    """The chosen configuration of each optimizer, trained again and diagnosed, with what the store says of its trials.
+
+    Raises UserError where nothing is trained yet.
+    """
     from thalweg.study.standings import standings
 
     results = study.results()
+    if not len(results.runs):
+        raise UserError(f"{study.folder or 'this study'} holds no runs yet; let it go on first")
     rows = standings(results).to_dict("records")
     given = {k: results.spec[k] for k in ("target", "model", "loss", "all_rows", "standardize") if results.spec.get(k)}
+    problem: str | Problem = results.spec["problem"]
+    if study.bench is not None and study.bench.own:
+        problem, given = study.bench.problem, {}
+    elif (data := _data(study)) is not None:
+        given["data"] = data
     found = []
     for row in rows:
         label, config = str(row["optimizer"]), row["config"]
@@ -201,7 +215,7 @@ def of_study(study: Study, seconds: float = 10.0) -> list[Diagnosed]:
         settings = {k: v for k, v in config.items() if k != "schedule"}
         schedule = config.get("schedule")
         one = of_problem(
-            results.spec["problem"], _rule(results.spec, label), settings, seconds / max(len(rows), 1), seconds,
+            problem, _rule(study, results.spec, label), settings, seconds / max(len(rows), 1), seconds,
             steps=int(results.spec["steps"]), batch_size=int(results.spec["batch_size"]), seed=int(results.spec.get("seed", 0)),
             schedule=None if schedule in (None, "constant") else schedule, **given,
         )  # fmt: skip
@@ -211,8 +225,18 @@ def of_study(study: Study, seconds: float = 10.0) -> list[Diagnosed]:
     return found
 
 
-def _rule(spec: Mapping[str, Any], label: str) -> str:
-    """The name of the rule behind a label."""
+def _data(study: Outlets) -> str | None:
+    """The folder of the data files that a study was told, if any."""
+    if study.bench is not None:
+        return study.bench.data
+    written = None if study.folder is None else study.folder / "study.toml"
+    return read_toml(written).get("data") if written is not None and written.exists() else None
+
+
+def _rule(study: Outlets, spec: Mapping[str, Any], label: str) -> Any:
+    """The rule behind a label, or its name."""
+    if study.bench is not None and label not in catalogue.shelf("optimizers"):
+        return study.bench.rules[label]
     for one in spec["optimizers"]:
         if one.get("label") == label:
             return str(one.get("rule", label))
@@ -232,15 +256,32 @@ def _trials(runs: Any, label: str, findings: Findings) -> tuple[str, ...]:
     return (said + (f"; the curvature allows {stable:.2g}." if stable else "."),)
 
 
-def diagnose_folder(folder: Path, seconds: float = 10.0) -> list[Diagnosed]:
-    """The findings of the run or the study in a folder. Raises UserError where there is neither."""
+def diagnose_folder(folder: Path, seconds: float = 10.0) -> tuple[list[Diagnosed], str]:
+    """The findings of the run or the study in a folder, and, of a study, whether its report shows them now.
+
+    Raises UserError where there is neither.
+    """
     if (folder / "run.toml").exists():
         run = Run.open(folder)
-        return [Diagnosed(run.name, of_run(run, seconds), f"{folder}: {run.message}")]
+        return [Diagnosed(run.name, of_run(run, seconds), f"{folder}: {run.message}")], ""
     from thalweg.study.study import Study
 
     study = Study.open(folder)
     try:
-        return of_study(study, seconds)
+        try:
+            lock = place.claim(folder)
+        except UserError as error:  # it can be read all the same
+            return of_study(study, seconds), f"not in its report: {error}"
+        try:
+            found = of_study(study, seconds)
+            attach(study, found)
+            return found, f"in its report: {study.report()}"
+        finally:
+            lock.release()
     finally:
         study.close()
+
+
+def attach(study: Outlets, found: Sequence[Diagnosed]) -> None:
+    """Store findings with a study, for its report."""
+    study.store.put(diagnosed=clean([{"name": one.name, "message": one.message, **one.findings.plain()} for one in found]))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thalweg.errors import UserError
+from thalweg.study.folder import claim
 from thalweg.study.results import Results
+
+if TYPE_CHECKING:
+    from thalweg.study.diagnosing import Diagnosed
+    from thalweg.study.prepare import Bench
+    from thalweg.study.store import Store
 
 
 class Outlets:
     """The ways out of a study; `Study` gives the results."""
 
     folder: Path | None
+    store: Store
+    bench: Bench | None
 
     def results(self) -> Results:
         raise NotImplementedError
@@ -44,6 +52,23 @@ class Outlets:
         from thalweg.study.export import export
 
         return export(self.results(), format, None if path is None else str(path), table)
+
+    def diagnose(self, seconds: float = 10.0) -> list[Diagnosed]:
+        """Say what is wrong with the chosen configuration of each optimizer, each trained once more; the report shows it from then on.
+
+        seconds: for all measurements together, and for each of the trainings. The findings are stored with the study, until it is gone on
+        with. Raises UserError where a study that was opened from a folder is of objects which that does not name.
+        """
+        from thalweg.study.diagnosing import attach, of_study
+
+        lock = None if self.folder is None else claim(self.folder)
+        try:
+            found = of_study(self, seconds)
+            attach(self, found)
+        finally:
+            if lock is not None:
+                lock.release()
+        return found
 
     # --- notebooks
 

@@ -38,7 +38,10 @@ from thalweg.study.sweep import all_wrappers, find_rule
 
 @dataclass(frozen=True)
 class Bench:
-    """A study ready to run: its spec, and the objects that the spec names. Picklable, so that workers get it whole."""
+    """A study ready to run: its spec, and the objects that the spec names. Picklable, so that workers get it whole.
+
+    own: whether the problem was given as an object and not by a name.
+    """
 
     name: str
     spec: Spec
@@ -48,6 +51,7 @@ class Bench:
     device: str
     fingerprint: str
     data: str | None = None
+    own: bool = False
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
     @property
@@ -145,7 +149,7 @@ def prepare(
     identity = plan.digest([plan.fingerprint(found, spec.seed), source])
     name = raw.get("name") or f"{found.name}{'-sweep' if kind == 'sweep' else ''}"
     home = None if data is None else str(Path(data).resolve())
-    return Bench(name, spec, found, rules, wrappers, choose.device(spec.device), identity, home)
+    return Bench(name, spec, found, rules, wrappers, choose.device(spec.device), identity, home, own=isinstance(problem, Problem))
 
 
 WHOLE = ("budget", "seeds", "steps", "batch_size", "evaluations", "seed", "accumulate")

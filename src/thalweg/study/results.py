@@ -36,6 +36,7 @@ class Results:
     solo_seconds: run id -> its wall seconds, only where it was trained alone, with nothing else running beside it.
     pace: optimizer -> seconds of one update of its chosen configuration, rerun alone for a moment after the final runs;
         None where that diverged at once.
+    diagnosed: what the last diagnosis said of the chosen configurations, if there was one: name, message and the findings as plain values.
     """
 
     kind: str
@@ -58,3 +59,4 @@ class Results:
     classes: int | None = None
     solo_seconds: Mapping[str, float] = field(default_factory=dict)
     pace: Mapping[str, float | None] = field(default_factory=dict)
+    diagnosed: tuple[Mapping[str, Any], ...] = ()

@@ -35,12 +35,13 @@ from thalweg.study.timing import solo_seconds, time_finalists
 class Study(Outlets):
     """A study, finished or not: what is stored of it, what the judge says, its report, its exports; a notebook shows it by itself.
 
-    folder: where it lives, or None for one kept in memory only.
+    folder: where it lives, or None for one kept in memory only. bench: what it was run with, where that was in this process.
     """
 
     def __init__(self, store: Store, folder: Path | None = None) -> None:
         self.store = store
         self.folder = folder
+        self.bench: Bench | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
@@ -56,6 +57,7 @@ class Study(Outlets):
             metrics=tuple(facts["metrics"]), optimizers=tuple(facts["optimizers"]), notes=tuple(facts["notes"]), counts=facts["counts"],
             planned=facts["planned"], runs=table, curves=self.store.curves(), seconds=self.store.seconds(), all_rows=facts["all_rows"],
             classes=facts["classes"], solo_seconds=solo_seconds(self.store), pace=self.store.get("pace", {}),
+            diagnosed=tuple(self.store.get("diagnosed", [])),
         )  # fmt: skip
 
     @property
@@ -134,6 +136,7 @@ def run(
         store = Store(address(folder / "study.db") if folder else "sqlite://")
         try:
             study = Study(store, folder)
+            study.bench = bench
             _begin(study, bench, command, limit)
             _train(study, bench, time, watch)
         except BaseException:
@@ -247,6 +250,8 @@ def _phase(study: Study, bench: Bench, jobs: Sequence[plan.Job], end: float | No
     groups = plan.groups(jobs, bench.rules, bench.wrappers, choice.engine, choice.lanes)
     done = study.store.finished()
     left = [group for group in groups if not {job.id for job in group.jobs} <= done]
+    if left:
+        study.store.put(diagnosed=[])  # it was one of fewer runs
     workers = choice.workers
     table = study.store.table([bench.problem.score])
     view = View(bench.problem, bench.spec.steps, phase, len(jobs), table, watch)
