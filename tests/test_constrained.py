@@ -359,3 +359,62 @@ def test_derivatives_of_the_users_own_need_no_graph(given, least, method, own_he
     result = minimize(fun, start, method=method, gradient=gradient, **given)
     assert result.status == "minimum (strict local)", result.message
     np.testing.assert_allclose([float(result.x["a"]), float(result.x["b"])], least, atol=1e-7)
+
+
+# --- derivatives of solutions
+
+BOWL = {
+    "equality": (lambda a: {"equality": lambda x: x.sum() - a[0] * a[1]}, t(1.0, 2.0)),
+    "two equalities": (lambda a: {"equality": [lambda x: x[0] - a[0], lambda x: x[1] * x[2] - a[1]]}, t(1.0, 2.0, 0.3)),
+    "inequality": (lambda a: {"inequality": lambda x: square(x) - a[0].sin()}, t(1.0, 2.0)),
+    "not active": (lambda a: {"inequality": lambda x: square(x) - 100 - a[0]}, t(1.0, 2.0)),
+    "bounds": (lambda a: {"bounds": (0.0, 1.5)}, t(1.0, 2.0)),
+    "all": (
+        lambda a: {"equality": lambda x: x[0] + x[1] - a[0], "inequality": lambda x: x[2] - a[2], "bounds": (-1.0, 1.5)},
+        t(1.0, 2.0, 0.4),
+    ),
+    "simplex": (lambda a: {"within": sets.simplex()}, t(1.0, 0.8, -2.0)),
+    "ball": (lambda a: {"within": sets.l2_ball(1.0)}, t(1.0, 2.0)),
+    "box, float32": (lambda a: {"within": sets.box(0.0, 1.5)}, t(1.0, 2.0, dtype=torch.float32)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOWL)
+def test_a_solution_carries_gradients(name):
+    given, at = BOWL[name]
+    single = at.dtype is torch.float32
+
+    def solution(a, **more):
+        fun = lambda x: square(x - a) + x.prod() / 3 + x[0] ** 4 / 5  # noqa: E731
+        return minimize(fun, torch.full_like(at, 0.3), tol=1e-5 if single else 1e-12, **given(a), **more).x
+
+    a = at.clone().requires_grad_()
+    x = solution(a, differentiable=True)
+    found = torch.stack([torch.autograd.grad(part, a, retain_graph=True)[0] for part in x])
+    h = 1e-2 if single else 1e-5
+    expected = torch.stack([(solution(at + h * e) - solution(at - h * e)) / (2 * h) for e in torch.eye(len(at)).to(at)], 1)
+    torch.testing.assert_close(x.detach(), solution(at))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-2 if single else 1e-7)
+    assert found.abs().max() > 0.01
+
+
+def test_a_structure_carries_gradients_and_a_weak_constraint_none():
+    price = t(2.0).requires_grad_()
+    start = {"a": t(0.1), "b": t(0.2, 0.3)}
+    fun = lambda x: square(x["a"] - price) + square(x["b"] - price)  # noqa: E731
+    x = minimize(fun, start, equality=lambda x: x["a"].sum() + x["b"].sum() - 3, inequality=lambda x: x["a"] - 1, differentiable=True).x
+    assert float(x["a"].detach()) == pytest.approx(1)
+    (slope,) = torch.autograd.grad(x["b"].sum(), price)
+    assert float(slope) == pytest.approx(0, abs=1e-9)  # the sum is given, and a = 1 is where it would be without the inequality
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"within": sets.simplex(), "equality": lambda x: x[0] - 0.2}, "takes within, or functions and bounds, not both"),
+        ({"fun": lambda x: float(square(x.detach())), "gradient": lambda x: 2 * x.detach()}, "in torch operations on x"),
+    ],
+)
+def test_what_carries_no_gradient_is_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        minimize(given.pop("fun", square), t(0.5, 0.5), differentiable=True, **given)

@@ -16,6 +16,8 @@ from thalweg.errors import UserError, unknown
 from thalweg.solve.batch import Batch
 from thalweg.solve.certificate import DENSE, PRODUCTS, certificate, constraints_of
 from thalweg.solve.conclude import conclude
+from thalweg.solve.constraints import given_multipliers
+from thalweg.solve.implicit import implicit
 from thalweg.solve.lanes import together
 from thalweg.solve.objective import Objective
 from thalweg.solve.path import Limits, Path
@@ -57,7 +59,8 @@ def minimize(
         handed to fun lane by lane as further arguments.
     gradient, hessian: your own, of the arguments of fun; the Hessian as an (n, n) matrix.
     convex: your word that the problem is convex: a minimum is then reported as global.
-    differentiable: x carries gradients to the tensors inside fun that require them, by the implicit function theorem; without constraints.
+    differentiable: x carries gradients to the tensors inside fun and the constraints that require them, by the implicit function theorem;
+        an inequality that holds without a multiplier counts as one that does not hold, and bounds are numbers.
 
     Raises UserError for what is wrong with an argument; never for a problem without a solution, which the status tells.
 
@@ -82,9 +85,11 @@ def minimize(
         if not constraints.none:
             from thalweg.solve.constrained import constrained
 
-            if differentiable:
-                raise UserError("differentiable=True is for problems without constraints; leave it out, or the constraints")
-            return constrained(objective, constraints, method, step, limits, convex, began)
+            result = constrained(objective, constraints, method, step, limits, convex, began)
+            if not differentiable:
+                return result
+            x = variables.vector(result.x, "x")
+            return replace(result, x=implicit(objective, x, constraints, given_multipliers(result.multipliers, constraints, variables.n)))
         if method in CONSTRAINED:
             raise UserError(f"method '{method}' is for constraints, and none is given; take auto, bfgs or newton, or give constraints")
         return free(objective, variables.start, method, direction, step, limits, convex, began, differentiable)
@@ -139,7 +144,7 @@ def free(
             break
         found = None
     result = conclude(objective, path, began, name, limits.tol, convex=convex, found=found)
-    return replace(result, x=_implicit(objective, path.x)) if differentiable else result
+    return replace(result, x=implicit(objective, path.x)) if differentiable else result
 
 
 def _within_means(objective: Objective, convex: bool) -> tuple[int, int]:
@@ -172,20 +177,6 @@ def _escape(objective: Objective, path: Path, escape: Any, limits: Limits) -> bo
     path.g = objective.gradient(path.x)
     path.iterations += 1
     return bool(np.isfinite(path.g).all())
-
-
-def _implicit(objective: Objective, x: Array) -> Any:
-    """x with the gradient of x - H^-1 grad f(x): the first term's value, the second's derivative. Implicit function theorem."""
-    variables = objective.variables
-    if variables.module is not None:
-        raise UserError("differentiable=True needs x0 as tensors: a module holds parameters, which carry no gradient of their own")
-    H = objective.hessian(x)
-    leaves, argument = variables.open(x)
-    y = torch.as_tensor(objective.call(argument))  # the user's own graph, through which other tensors are reached
-    g = variables.flat(torch.autograd.grad(y.reshape(()), leaves, create_graph=True, allow_unused=True))
-    step = torch.linalg.lstsq(torch.from_numpy(H).to(g), g[:, None]).solution[:, 0]
-    moved = torch.from_numpy(x.copy()).to(g) - (step - step.detach())
-    return variables.build([p.reshape(s) for p, s in zip(moved.split(variables.sizes), variables.shapes, strict=True)])
 
 
 def _method(method: str) -> Any:
