@@ -91,11 +91,11 @@ def _studies(
         try:
             with terminal.watched(folder, quiet or as_json, live, port) as progress:
                 done.append(studies.run(bench, folder, time=left, memory=memory, watch=progress, command=command))
+            said = done[-1].diagnose() if diagnose else []
         except KeyboardInterrupt:
             _interrupted(folder)
             raise
         trained = trained or _stored(folder) > before
-        said = done[-1].diagnose() if diagnose else []
         if several and not as_json:
             click.echo(f"\n{bench.name}")
         if not (several and as_json):
