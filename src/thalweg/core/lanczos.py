@@ -20,13 +20,19 @@ from thalweg.errors import UserError
 SMALL = 0.1
 """Of the largest value: below it an end lies among others that may hide what is beyond them."""
 
-STILL = ((4, 0.1), (8, 0.25), (3, 0.25))
-"""Steps over which a value must not have moved, and by what share of the error that is allowed: an end; one that is so small that it may
-hide others, there over half of all steps where that is more, up to LONG; a value between the ends. Beginning near a vector that is known,
-fewer are enough."""
+STILL = ((4, 0.01), (8, 0.25), (3, 0.25))
+"""Steps over which a value must not have moved, and by what share of the error that is allowed: an end, behind which a farther one shows at
+first by slow moves; one that is so small that it may hide others, there over half of all steps where that is more, up to LONG; a value
+between the ends. Beginning near a vector that is known, fewer are enough."""
 
 LONG = 20
-WARM = (2, 0.5)
+WARM = (2, 0.3)
+
+LAST = 0.1
+"""The share that is enough where there is no product left to wait for."""
+
+BEYOND = 0.1
+"""Of what an end may at most be off by: how far it is, in the middle of many nets."""
 
 UNSEEN = 6.0
 """Times what shows of the round-off in the basis, for what does not; four were seen against products in double precision."""
@@ -79,16 +85,16 @@ class Lanczos:
         """A random direction, or the one given with a little of a random one, lest it lies beside the eigenvector that is looked for.
 
         lead: a direction in which the eigenvectors that are looked for are likely to lie; it makes the greater part of a start without
-        `given`.
+        `given`, and none where it is 0 or not finite.
         """
         random = self.random()
         if given is None:
             length = 0.0 if lead is None else float(lead.norm())
-            return random if lead is None or not 0 < length < math.inf else 0.8 * random / random.norm() + lead / length
+            return random if lead is None or not 0 < length < math.inf else 0.5 * random / random.norm() + lead / length
         if given.shape != random.shape or not bool(given.isfinite().all()) or not bool(given.any()):
             raise UserError(f"start must be {self.product.size} finite numbers, one a trainable parameter, not all 0")
         self.warm = True
-        return given.to(random) / given.norm().to(random) + 0.1 * random / random.norm()
+        return given.to(random) / given.norm().to(random) + 0.05 * random / random.norm()
 
     def run(self, start: Tensor, done: Callable[[Lanczos], bool]) -> Lanczos:
         """Take products until it is done, or there are no more to take."""
@@ -103,7 +109,7 @@ class Lanczos:
             w, beta = self._apart(w, seen=True)
             self.theta, self.vectors = np.linalg.eigh(np.diag(self.diagonal) + np.diag(self.beside, 1) + np.diag(self.beside, -1))
             self.course.append(self.theta)
-            self.residual = np.hypot(beta * np.abs(self.vectors[-1]), max(self.noise, 16 * epsilon * self.scale))
+            self.residual = np.hypot(beta * np.abs(self.vectors[-1]), max(self.noise, 40 * epsilon * self.scale))
             if m + 1 == self.most or done(self):
                 return self
             if beta <= 616 * epsilon * self.scale:  # nothing new this way: what is left is seen from elsewhere
@@ -140,6 +146,7 @@ class Lanczos:
         hidden = rank in (0, -1) and bool(abs(self.theta[i]) < SMALL * self.scale)
         inside = rank not in (0, -1)
         steps, share = STILL[2 if inside else hidden] if hidden or not self.warm else WARM
+        share = max(share, LAST) if m == self.most else share
         earlier = self.course[max(0, m - 1 - (min(max(steps, m // 2), LONG) if hidden else steps))]
         if not -len(earlier) <= rank < len(earlier) or abs(earlier[rank] - self.theta[i]) > share * allowed:
             return False
@@ -150,6 +157,21 @@ class Lanczos:
         gap = np.abs(np.delete(self.theta, i) - self.theta[i]).min() - self.residual[i]
         moved = np.abs(self.course[-2] - self.theta[i]).min()
         return bool(gap > 0 and self.residual[i] ** 2 / gap <= allowed / 4 and moved <= allowed / 4)
+
+    def outward(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values with the two ends moved out to where they are likely to lie, and the residuals of their vectors with these.
+
+        An end lies beyond what is seen of it, by no more than the residual, nor than its square over the gap to the next. None is moved
+        past 0, so that a negative value is one that was seen.
+        """
+        values, residuals = self.theta.copy(), self.residual.copy()
+        for end, beside, out in ((0, 1, -1), (-1, -2, 1)) if len(values) > 1 else ():
+            seen, residual = float(self.theta[end]), float(self.residual[end])
+            gap = out * (seen - float(self.theta[beside]))
+            moved = seen + out * BEYOND * residual**2 / max(gap, residual, 1e-300)
+            values[end] = moved if moved * seen >= 0 else 0.0
+            residuals[end] = math.hypot(residual, values[end] - seen)
+        return values, residuals
 
     def vector(self, place: int) -> Tensor:
         """The unit vector (n,) of the value at that place."""

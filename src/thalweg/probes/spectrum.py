@@ -56,12 +56,13 @@ class Density:
 class Spectrum:
     """What was found of a Hessian of n parameters.
 
-    largest, smallest: its two ends; smallest is negative where a direction curves down, as at a saddle. values (k,): the k eigenvalues
-    of largest size (or at the end that was asked for), from the largest to the smallest. residuals (k,): |H v - value v| of each with its
-    unit vector v; an eigenvalue lies no further from the value than that. trace, trace_error: the estimate of the trace and its standard
-    error; 0 where all n directions were seen, nan with fewer than two samples. products: Hessian-vector products over all rows that were
-    taken. converged: whether what was asked for met the tolerance. vector, bottom (n,): the unit vectors of the largest and of the
-    smallest, starts for a measurement nearby. largest_residual, smallest_residual: of the ends. density: where it was asked for.
+    largest, smallest: its two ends; smallest is negative where a direction curves down, as at a saddle. values (k,): the k eigenvalues of
+    largest size (or at the end that was asked for), from the largest to the smallest. residuals (k,): |H v - value v| of each with its unit
+    vector v; an eigenvalue lies no further from the value than that. An end that was not reached is put where it is likely to lie, a little
+    beyond what was seen of it. trace, trace_error: the estimate of the trace and its standard error; 0 where all n directions were seen,
+    nan with fewer than two samples. products: Hessian-vector products over all rows that were taken. converged: whether what was asked for
+    met the tolerance. vector, bottom (n,): the unit vectors of the largest and of the smallest, starts for a measurement nearby.
+    largest_residual, smallest_residual: of the ends. density: where it was asked for.
     """
 
     largest: float
@@ -150,11 +151,12 @@ def spectrum(
             lambda seen: tolerance > 0 and len(seen.theta) >= least and found(),
         )
         places = _wanted(krylov.theta, k, which)
+        values, residuals = krylov.outward()
         trace, error = krylov.trace(samples)
         return Spectrum(
-            float(krylov.theta[-1]), float(krylov.theta[0]), krylov.theta[places], krylov.residual[places], trace, error,
-            hessian.products, krylov.whole or found(), krylov.vector(-1), krylov.vector(0), float(krylov.residual[-1]),
-            float(krylov.residual[0]), _density(hessian, density, draw) if density else None,
+            float(values[-1]), float(values[0]), values[places], residuals[places], trace, error, hessian.products,
+            krylov.whole or found(), krylov.vector(-1), krylov.vector(0), float(residuals[-1]), float(residuals[0]),
+            _density(hessian, density, draw) if density else None,
         )  # fmt: skip
 
 
