@@ -160,6 +160,9 @@ def oracle(rule: str) -> Oracle:
 
 # --- the loop
 
+# torch.manual_seed on a processor; that one also notes the whole stack for every kind of device that is not there
+seeded = torch.default_generator.manual_seed
+
 
 @dataclass(frozen=True)
 class HandRun:
@@ -210,7 +213,7 @@ def train(
             for name, f in schedules.items():
                 group[name] = base[name] * f(t)
             optimizer.zero_grad()
-            torch.manual_seed(tw.step_seed(seed, t))
+            seeded(tw.step_seed(seed, t))
             value = torch.zeros(())
             for rows in index.tensor_split(min(accumulate, len(index))):
                 part = (loss(model(inputs[rows]), targets[rows]) + penalty(model)) * (len(rows) / len(index))
@@ -225,7 +228,7 @@ def train(
                     for p in parameters:
                         p += radius * p.grad / (length + 1e-12)
                 optimizer.zero_grad()
-                torch.manual_seed(tw.step_seed(seed, t))
+                seeded(tw.step_seed(seed, t))
                 loss(model(inputs[index]), targets[index]).backward()
                 with torch.no_grad():
                     for p, was in zip(parameters, before, strict=True):

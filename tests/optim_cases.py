@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,12 +55,17 @@ def parameters(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, str
     return [p.detach().requires_grad_() for p in found]
 
 
+@functools.cache
+def noise(t: int, dtype: torch.dtype, *shapes: torch.Size) -> list[Tensor]:
+    """What the gradients at step t differ by from those of a bowl."""
+    generator = torch.Generator().manual_seed(1000 + t)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) * (t % 7 + 0.1) for shape in shapes]
+
+
 def slopes(params: list[Tensor], t: int, sparse: bool = True) -> None:
     """Gradients at step t: noise of changing size and the pull of a bowl; with `sparse`, some parameters have none."""
-    generator = torch.Generator().manual_seed(1000 + t)
-    for k, p in enumerate(params):
-        noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
-        p.grad = None if sparse and (3 * t + k) % 5 == 0 else noise * (t % 7 + 0.1) + p.detach()
+    for k, (p, more) in enumerate(zip(params, noise(t, params[0].dtype, *(p.shape for p in params)), strict=True)):
+        p.grad = None if sparse and (3 * t + k) % 5 == 0 else more + p.detach()
 
 
 def walked(

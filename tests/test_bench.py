@@ -148,13 +148,20 @@ def test_some_rows_are_saved_among_the_others_of_the_day(bench, common, row, tmp
     assert common.newest(tmp_path, "fleet-cuda", bench.FORMAT) is None
 
 
-def test_a_turn_in_a_process_of_its_own(bench):
-    loop = bench.in_a_process("logistic regression, short", "loop", "cpu", False, 2)
-    fleet = bench.in_a_process("logistic regression, short", "fleet", "cpu", False, 2)
+def test_a_turn_in_a_process_of_its_own(bench, tmp_path):
+    name = "logistic regression, short"
+    fleet = bench.in_a_process(name, "fleet", "cpu", False, 2)
+    assert bench.main(["--turn", name, "loop", str(tmp_path / "loop.pt"), "--steps", "2"]) == 0  # what a process would do
+    loop = torch.load(tmp_path / "loop.pt", weights_only=True)
     assert bench.gap(loop["weights"], fleet["weights"]) < 1e-5
     assert fleet["chosen"] == "fleet"
-    with pytest.raises(bench.Failed, match="exit code"):
-        bench.in_a_process("no such row", "loop", "cpu", False, 2)
+
+
+def test_a_turn_that_fails_says_what_it_said_last(bench, common, tmp_path):
+    for text, said in (("exit('no such row')", r"no such row \(exit code 1\)"), ("", r"nothing said \(exit code 0\)")):
+        (tmp_path / "turn.py").write_text(text)
+        with pytest.raises(bench.Failed, match=said):
+            common.answer(tmp_path / "turn.py", ["row", "loop"])
 
 
 def test_a_loss_and_its_model_are_one_module(bench):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import html
+import importlib
 import json
 import math
 import random
 import re
 import shlex
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -39,6 +42,15 @@ from thalweg.explain.range_test import range_test
 from thalweg.study.folder import claim
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unhurried():
+    """Budgets are of this process's own time: the machine may be busy with other things, or stand still for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("explain.evidence", "explain.findings", "explain.measure.trials", "study.diagnosing"):
+            patch.setattr(importlib.import_module(f"thalweg.{name}"), "time", SimpleNamespace(monotonic=time.process_time))
+        yield
 
 
 def blobs(rows=120, features=6, classes=3, seed=0):

@@ -1,69 +1,61 @@
 """A study outlives whatever ends its process: kill -9 at any moment, Ctrl-C, a parent that vanishes under its workers.
 
-`THALWEG_KILLS` is the number of moments at which the process group is killed (1 by default).
+What kill -9 leaves is the folder as it lies there: nothing of the process runs afterwards, and the database is SQLite's to keep whole. So
+one study is enough for all of its moments: its folder is copied wherever it may change, and each copy is gone on with. Processes that
+are killed or interrupted hold still at a place that is known, and not for a time, lest a slow machine be late.
 """
 
+import contextlib
+import hashlib
 import os
-import signal
+import shutil
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 
+import thalweg as tw
+from held import PATIENCE, Held, held, until
+from held import kill as kill
+from held import wait as wait
 from thalweg.cli import commands
 
-KILLS = int(os.environ.get("THALWEG_KILLS", "1"))
-RUNS = 2 * 3 + 2 * 2  # two optimizers: a budget of 3 trials, 2 seeds
-ARGUMENTS = ("compare", "digits-mlp", "--steps", "60", "--budget", "3", "--seeds", "2", "-o", "sgd", "-o", "adam", "--quiet")
-PATIENCE = 240  # seconds after which a process counts as hung
+STEPS, TRIALS, SEEDS = 10, 3, 2
+TUNED = 2 * TRIALS  # of two optimizers
+RUNS = TUNED + 2 * SEEDS
+ARGUMENTS = (
+    "compare", "digits-mlp", "--steps", str(STEPS), "--budget", str(TRIALS), "--seeds", str(SEEDS), "-o", "sgd", "-o", "adam",
+    "--quiet",
+)  # fmt: skip
+
+# Once something is stored: in the middle of the next group, or before the next result is taken from a worker.
+PLACE = """
+from thalweg.study.progress import View
+
+genuine = View.{method}
+
+def after(view, *given):
+    genuine(view, *given)
+    if view.done > 0:
+        hold()
+
+View.{method} = after
+"""
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups and SIGKILL are POSIX's")
 several_cores = pytest.mark.skipif((psutil.cpu_count(logical=False) or 1) < 2, reason="the pool needs 2 cores to start workers")
 engines = pytest.mark.parametrize("engine", ["fleet", pytest.param("pool", marks=several_cores)], scope="module")
 
 
-@contextmanager
-def started(folder: Path, engine: str, *more: str) -> Iterator[subprocess.Popen]:
-    """The command in a session of its own; nothing of it is left behind."""
-    command = [sys.executable, "-c", "from thalweg.cli import main; main()", *ARGUMENTS, "--engine", engine, "--out", str(folder), *more]
-    process = subprocess.Popen(
-        command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        kill(process)
-
-
-def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the process and all its children at once."""
-    if process.returncode is None:  # else its number may be another's by now
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=PATIENCE)
-
-
-def finish(process: subprocess.Popen) -> None:
-    """Wait for a good end."""
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
-
-
-def wait(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Until the condition holds, while the process lives."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, "the process ended too early: " + process.communicate()[1]
-        assert time.monotonic() < end, "the process hangs"
-        time.sleep(0.02)
+def started(folder: Path, engine: str) -> contextlib.AbstractContextManager[Held]:
+    """The command, which holds still as PLACE says."""
+    place = PLACE.format(method="end" if engine == "pool" else "step")
+    return held(place, [*ARGUMENTS, "--engine", engine, "--out", str(folder)], folder)
 
 
 def stored(folder: Path) -> int:
@@ -71,7 +63,7 @@ def stored(folder: Path) -> int:
     path = folder / "study.db"
     if not path.is_file():
         return 0
-    with closing(sqlite3.connect(path, timeout=30)) as connection:
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
         try:
             return connection.execute("SELECT count(*) FROM runs").fetchone()[0]
         except sqlite3.OperationalError:
@@ -84,97 +76,116 @@ def sound(folder: Path) -> bool:
         return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def exported(folder: Path) -> bytes:
-    """What `thalweg export` writes."""
-    result = CliRunner().invoke(commands, ["export", str(folder)], catch_exceptions=False)
+def go_on(folder: Path, engine: str) -> bytes:
+    """What `thalweg export` writes after the command, the same one as before, has been called to its end; in this process."""
+    for call in ([*ARGUMENTS, "--engine", engine, "--out", str(folder)], ["export", str(folder)]):
+        result = CliRunner().invoke(commands, call, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert stored(folder) == RUNS
+    assert sound(folder)
+    assert (folder / "report.html").read_bytes().rstrip().endswith(b"</html>")
     return result.stdout_bytes
 
 
-def go_on(folder: Path, engine: str) -> None:
-    """The same command again, to its end."""
-    with started(folder, engine) as process:
-        finish(process)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """An uninterrupted study: its table, and its course as (seconds since the database appeared, runs stored by then)."""
-
-    table: bytes
-    course: tuple[tuple[float, int], ...]
-
-    def moment(self, share: float) -> tuple[int, float]:
-        """A share of the way from the empty database to the last run: how many runs are stored, and the seconds since then.
-
-        Told so, because a process is now faster and now slower. The gaps between two writes count alike: most of the time of a pool
-        passes before its first run.
-        """
-        place = share * (len(self.course) - 1)
-        (begin, runs), (end, _) = self.course[int(place) : int(place) + 2]
-        return runs, (place % 1) * (end - begin)
-
-
 @pytest.fixture(scope="module")
-def whole(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp(engine) / "whole"
-    course: list[tuple[float, int]] = []
-    with started(folder, engine) as process:
-        wait((folder / "study.db").is_file, process)
-        began = time.monotonic()
-        while process.poll() is None:
-            runs = stored(folder)
-            if not course or runs > course[-1][1]:
-                course.append((time.monotonic() - began, runs))
-            time.sleep(0.02)
-        finish(process)
-    assert stored(folder) == RUNS
-    return Whole(exported(folder), tuple(course))
+def whole(engine: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of a study that nothing interrupted."""
+    return go_on(tmp_path_factory.mktemp(engine) / "whole", engine)
 
 
-@engines
-def test_a_killed_study_goes_on_to_the_same_table(engine: str, whole: Whole, tmp_path: Path) -> None:
-    done = []
-    for k in range(KILLS):
-        folder = tmp_path / str(k)
-        runs, delay = whole.moment((k + 0.5) / KILLS)
-        with started(folder, engine) as process:
-            wait((folder / "study.db").is_file, process)
-            wait(lambda: stored(folder) >= runs, process)  # noqa: B023
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=delay)
-            kill(process)
-        assert sound(folder)
-        done.append(stored(folder))
-        go_on(folder, engine)
-        assert sound(folder)
-        assert exported(folder) == whole.table
-    print(f"{engine}: runs stored when killed: {done} of {RUNS}")
-    assert any(0 < count < RUNS for count in done), f"no kill fell between the first run and the last: {done}"
+def contents(folder: Path) -> bytes:
+    """What distinguishes a folder from another: all that lies in it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).digest()
 
 
-@engines
-def test_ctrl_c_keeps_what_is_finished(engine: str, whole: Whole, tmp_path: Path) -> None:
+@contextmanager
+def copied(folder: Path, copies: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[bytes, Path]]:
+    """A block that leaves a copy of the folder as it lay before every statement and commit of the database and around every renaming; of
+    states that are alike, one."""
+    found: dict[bytes, Path] = {}
+
+    def copy(*_: object) -> None:
+        if folder.is_dir():
+            state = contents(folder)
+            if state not in found:
+                found[state] = Path(shutil.copytree(folder, copies / str(len(found))))
+
+    def replace(*names: object, genuine: Callable[..., None] = os.replace) -> None:
+        copy()
+        genuine(*names)
+        copy()
+
+    events = ("before_cursor_execute", "commit")
+    with contextlib.ExitStack() as stack:
+        for event in events:
+            sa.event.listen(sa.Engine, event, copy)
+            stack.callback(sa.event.remove, sa.Engine, event, copy)
+        monkeypatch.setattr(os, "replace", replace)
+        yield found
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("engine", ["fleet"], scope="module")
+def test_from_every_moment_a_study_goes_on_to_the_same_table(whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "study"
-    with started(folder, engine) as process:
-        wait(lambda: stored(folder) > 0, process)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
-        _, errors = process.communicate(timeout=PATIENCE)
+    with copied(folder, tmp_path / "copies", monkeypatch) as found:
+        go_on(folder, "fleet")
+    counts = [stored(copy) for copy in found.values()]
+    assert sorted(counts) == counts
+    assert {0, TRIALS, TUNED, TUNED + SEEDS, RUNS} == set(counts)  # a fleet an optimizer, in tuning and at the end
+    assert any((copy / "study.db").stat().st_size == 0 for copy in found.values())  # before its tables
+    for file in ("study.toml", "environment.json", "report.html"):  # written, and not yet renamed
+        assert any(list(copy.glob(f".{file}.*")) and not (copy / file).exists() for copy in found.values()), file
+    for copy, count in zip(found.values(), counts, strict=True):
+        if count == RUNS:  # its report is left
+            assert go_on(copy, "fleet") == whole, copy.name
+            continue
+        study = tw.compare("digits-mlp", ["sgd", "adam"], steps=STEPS, budget=TRIALS, seeds=SEEDS, engine="fleet", out=copy)
+        with closing(study):
+            assert study.export("csv") == whole.decode(), f"from {copy.name}, {count} runs stored"
+        assert sound(copy)
+
+
+@pytest.mark.parametrize("engine", ["fleet"], scope="module")
+def test_a_killed_study_goes_on_to_the_same_table(engine: str, whole: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    with started(folder, engine) as command:
+        command.holds()
+        command.kill()
+    assert stored(folder) == TRIALS
+    assert sound(folder)
+    assert go_on(folder, engine) == whole
+
+
+@engines
+def test_ctrl_c_keeps_what_is_finished(engine: str, whole: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    with started(folder, engine) as command:
+        command.holds()
+        assert command.interrupt() == 130, command.said
     kept = stored(folder)
-    assert process.returncode == 130
-    assert 0 < kept < RUNS
-    assert f"{kept} finished runs are kept" in errors
-    assert "Traceback" not in errors
+    assert kept == (1 if engine == "pool" else TRIALS)
+    assert f"{kept} finished runs are kept" in command.said
+    assert "Traceback" not in command.said
     assert (folder / "report.html").is_file()
-    go_on(folder, engine)
-    assert exported(folder) == whole.table
+    assert go_on(folder, engine) == whole
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended may wait for long until somebody asks how."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @several_cores
+@pytest.mark.parametrize("engine", ["pool"], scope="module")
 @pytest.mark.parametrize("moment", ["starting", "at work"])
-def test_workers_end_with_their_parent(moment: str, tmp_path: Path) -> None:
+def test_workers_end_with_their_parent(engine: str, moment: str, whole: bytes, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    with started(folder, "pool", "--budget", "64") as process:
-        parent = psutil.Process(process.pid)
+    with started(folder, engine) as command:
+        parent = psutil.Process(command.process.pid)
 
         def workers() -> list[psutil.Process]:
             """The children that are no resource trackers; a child that ends meanwhile does not count."""
@@ -184,8 +195,13 @@ def test_workers_end_with_their_parent(moment: str, tmp_path: Path) -> None:
                     found += [child] * ("resource_tracker" not in " ".join(child.cmdline()))
             return found
 
-        wait(lambda: len(workers()) >= 2 and (moment == "starting" or stored(folder) > 0), process)
+        if moment == "at work":
+            command.holds()
+        command.wait(lambda: len(workers()) >= 2)
         orphans = workers()
         parent.kill()
-        _, alive = psutil.wait_procs(orphans, timeout=30)
-        assert alive == []
+        command.process.wait()
+        assert until(lambda: not any(map(alive, orphans))), "a worker outlives its parent"
+    if moment == "at work":
+        assert stored(folder) == 1
+        assert go_on(folder, engine) == whole

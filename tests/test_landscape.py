@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -153,9 +149,11 @@ def test_lines_at_once_give_what_any_model_gives(hidden, classes, rows, points, 
     X, y = data(rows, classes=classes, seed=seed)
     found, expected, done = both(model, (X, y), double=double, **options)
     exact = landscape(model, F.cross_entropy, (X, y), cheaper=False, double=True, **options).losses
+    largest = landscape(model, lambda out, _: out.abs().max(), (X, y), cheaper=False, double=True, **options).losses.max()
+    size = max(largest, 1.0)  # of the scores, whose round-off is that of the largest on a line; the loss there may be small
     assert all(done)
-    np.testing.assert_allclose(found, exact, rtol=1e-12 if double else 1e-5, atol=1e-12 if double else 1e-6 * exact.max())
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * exact.max())
+    np.testing.assert_allclose(found, exact, rtol=1e-12 if double else 1e-5, atol=(1e-14 if double else 2e-7) * size)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-7 * size)
 
 
 def one_way(model, weight, last):
@@ -242,18 +240,14 @@ def test_lines_are_done_at_once_only_where_they_can_be(monkeypatch):
     np.testing.assert_allclose(landscape(net(depth=1), F.cross_entropy, rows, points=3).losses, plain, rtol=1e-5)
 
 
-def test_kernels_can_be_turned_off():
-    code = """
-        import numpy as np, torch
-        from thalweg.core.compiled import compiler
-        from thalweg.probes.layers import flips
-        print(compiler(), flips.fits(torch.float32, 3, np.arange(3.0), np.zeros(1)))
-    """
-    code = textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"THALWEG_KERNELS": "0"}, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["None", "False"]
+def test_kernels_can_be_turned_off(monkeypatch):
+    monkeypatch.setenv("THALWEG_KERNELS", "0")
+    compiler.cache_clear()
+    try:
+        assert compiler() is None
+        assert not flips.fits(torch.float32, 3, np.arange(3.0), np.zeros(1))
+    finally:
+        compiler.cache_clear()
 
 
 # --- landscapes: where to look

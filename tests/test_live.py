@@ -19,7 +19,8 @@ import pytest
 
 import chromium
 import thalweg as tw
-from test_kill import kill, stored, wait
+from held import PATIENCE, until
+from test_kill import stored
 from thalweg import UserError
 from thalweg.study.live import Live
 from thalweg.study.report import render
@@ -234,14 +235,17 @@ def started(*more: str):
     try:
         yield process
     finally:
-        kill(process)
+        if process.returncode is None:  # else its number may be another's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def test_the_command_says_the_same_with_a_live_page(tmp_path):
     said = []
     for more in ([], ["--live", "--quiet"]):
         with started(*SMALL, "--out", str(tmp_path / f"study{len(more)}"), "--json", *more) as process:
-            output, errors = process.communicate(timeout=240)
+            output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
         found = json.loads(output) | {"report": ""}
         for one in found["findings"]["reach"]:
@@ -256,7 +260,8 @@ def test_the_command_says_the_same_with_a_live_page(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
 def test_ctrl_c_ends_a_study_that_is_looked_at(tmp_path):
     folder = tmp_path / "study"
-    with started("--steps", "2000", "--budget", "2", "--seeds", "2", "--out", str(folder), "--live", "--quiet") as process:
+    more = ["-o", "momentum", "-o", "rmsprop", "-o", "adagrad", "--seeds", "32"]  # which are not trained before the signal comes
+    with started("--steps", "2000", "--budget", "2", *more, "--out", str(folder), "--live", "--quiet") as process:
         port = int(re.search(r":(\d+)/$", process.stderr.readline())[1])
         last = {}
 
@@ -271,10 +276,10 @@ def test_ctrl_c_ends_a_study_that_is_looked_at(tmp_path):
 
         reader = threading.Thread(target=look)
         reader.start()
-        wait(lambda: stored(folder) > 0, process)
+        assert until(lambda: stored(folder) > 0 or process.poll() is not None)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        reader.join(30)
+        _, errors = process.communicate(timeout=PATIENCE)
+        reader.join(PATIENCE)
     assert process.returncode == 130
     assert "finished runs are kept" in errors
     assert "Traceback" not in errors

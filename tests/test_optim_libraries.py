@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from held import until
 from thalweg import optim
 
 DISTRIBUTED = """
@@ -46,9 +47,13 @@ def test_two_processes_under_distributed_data_parallel(tmp_path: Path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     places = [[str(rank), str(tmp_path / "meet"), str(tmp_path / f"{rank}.pt")] for rank in range(2)]
     runs = [subprocess.Popen([*command, *place], env=environment, stderr=subprocess.PIPE) for place in places]
-    for run in runs:
-        _, said = run.communicate(timeout=120)
-        assert run.returncode == 0, said.decode()[-2000:]
+    try:
+        assert until(lambda: all(run.poll() is not None for run in runs)), "the processes hang"
+    finally:
+        for run in runs:
+            run.kill()
+            _, said = run.communicate()
+            assert run.returncode == 0, said.decode()[-2000:]
     (ours, theirs), (others, _) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert torch.equal(ours, others)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)

@@ -7,10 +7,6 @@ import errno
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +18,7 @@ from torch.nn import functional as F
 
 import loops
 import thalweg as tw
+from held import held
 from samples import sample
 from thalweg.cli import commands
 from thalweg.engine.noise import seed_step
@@ -231,56 +228,76 @@ def problem():
 """
 
 
-def command(folder, *more):
-    arguments = ["train", "own.py:problem", "-o", "momentum", "--lr", "0.02", "--dropout", "0.4", "--schedule", "cosine", "--epochs", "12"]
-    code = "from thalweg.cli import main; main()"
-    return [sys.executable, "-c", code, *arguments, "--save-every", "5", "--quiet", "--out", str(folder), *more]
+ARGUMENTS = (
+    "train", "own.py:problem", "-o", "momentum", "--lr", "0.02", "--dropout", "0.4", "--schedule", "cosine", "--epochs", "12",
+    "--save-every", "5", "--quiet",
+)  # fmt: skip
+
+# At a step, after what is saved there.
+PLACE = """
+from thalweg.cli.terminal import Training
+
+genuine = Training.__call__
+
+def after(training, loop):
+    genuine(training, loop)
+    if loop.t == {step}:
+        hold()
+
+Training.__call__ = after
+"""
+
+
+def ended(folder, *more):
+    """What the command says, called to its end in this process; the folder lies where it is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        done = CliRunner().invoke(commands, [*ARGUMENTS, "--out", str(folder), *more], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def started(folder, step):
+    """The command in a process of its own, which holds still at a step; with the threads of this process."""
+    threads = str(torch.get_num_threads())
+    return held(PLACE.format(step=step), [*ARGUMENTS, "--out", str(folder)], folder, OMP_NUM_THREADS=threads)
+
+
+def weights(folder):
+    return torch.load(folder / "model.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     place = tmp_path_factory.mktemp("own")
     (place / "own.py").write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
-    subprocess.run(command("whole"), cwd=place, check=True, stdout=subprocess.DEVNULL)
+    ended(place / "whole")
     return place
-
-
-def begun(place, folder, until):
-    process = subprocess.Popen(
-        command(folder), cwd=place, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    end = time.monotonic() + 120
-    while not ((place / folder / "checkpoint.pt").exists() and read_checkpoint(place / folder / "checkpoint.pt")["t"] >= until):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return process
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups and SIGKILL are POSIX's")
 def test_a_killed_run_ends_as_if_nothing_had_been(own):
-    process = begun(own, "killed", random.choice([5, 20, 40]))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert 0 < read_checkpoint(own / "killed" / "checkpoint.pt")["t"] < 72
-    subprocess.run(command("killed"), cwd=own, check=True, stdout=subprocess.DEVNULL)
-    ends = [torch.load(own / f / "model.pt", weights_only=True) for f in ("whole", "killed")]
-    assert states_equal(*ends)
+    step = random.choice([8, 23, 44])  # between two checkpoints
+    with started(own / "killed", step) as process:
+        process.holds()
+        process.kill()
+    assert 0 < step - read_checkpoint(own / "killed" / "checkpoint.pt")["t"] < 5
+    ended(own / "killed")
+    assert states_equal(weights(own / "killed"), weights(own / "whole"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups and SIGINT are POSIX's")
 def test_ctrl_c_ends_the_step_saves_and_says_how_to_go_on(own):
-    process = begun(own, "stopped", 5)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    with started(own / "stopped", 8) as process:
+        process.holds()
+        assert process.interrupt() == 130, process.said  # the workers of the loader are interrupted too
+    assert "Traceback" not in process.said
     run = Run.open(own / "stopped")
-    assert run.status == "interrupted"
+    assert (run.status, run.steps) == ("interrupted", 8)
+    assert "Interrupted after step 8 of 72; the same command goes on from" in process.said
     assert (own / "stopped" / "report.html").is_file()
-    done = subprocess.run(command("stopped", "--json"), cwd=own, check=True, stdout=subprocess.PIPE, text=True)
-    assert json.loads(done.stdout)["status"] == "done"
-    assert states_equal(*(torch.load(own / f / "model.pt", weights_only=True) for f in ("whole", "stopped")))
+    assert json.loads(ended(own / "stopped", "--json"))["status"] == "done"
+    assert states_equal(weights(own / "stopped"), weights(own / "whole"))
 
 
 # --- what goes wrong
