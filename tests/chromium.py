@@ -7,12 +7,13 @@ import json
 import shutil
 import subprocess
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from held import PATIENCE, until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -43,12 +44,21 @@ class Page:
         self.count += 1
         self.socket.send(json.dumps({"id": self.count, "method": method, "params": params}))
         while True:
-            message = json.loads(self.socket.recv())
+            message = json.loads(self.receive())
             if message.get("id") == self.count:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']['message']}")
                 return message["result"]
             self.note(message.get("method"), message.get("params", {}))
+
+    def receive(self) -> str:
+        """The next message; AssertionError where none comes for long."""
+        from websocket import WebSocketTimeoutException
+
+        for _ in range(PATIENCE):
+            with suppress(WebSocketTimeoutException):
+                return self.socket.recv()
+        raise AssertionError(f"the browser has said nothing for {PATIENCE} s")
 
     def note(self, method: str | None, params: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
@@ -80,12 +90,10 @@ class Page:
             raise RuntimeError(str(answer["exceptionDetails"].get("exception", {}).get("description")))
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> None:
+    def wait(self, expression: str) -> None:
         """Wait until an expression is true; AssertionError names it when it does not become so."""
-        end = time.monotonic() + seconds
-        while not self.run(f"Boolean({expression})"):
-            assert time.monotonic() < end, f"not true after {seconds} s: {expression}; errors: {self.errors}"
-            time.sleep(0.05)
+        true = until(lambda: self.run(f"Boolean({expression})"))
+        assert true, f"not true after {PATIENCE} s: {expression}; errors: {self.errors}"
 
     def point(self, selector: str, x: float = 0.5, y: float = 0.5) -> tuple[float, float]:
         """A place inside an element, at shares of its width and height, in the window's pixels; the element is scrolled into view."""
@@ -153,7 +161,8 @@ def page() -> Iterator[Page]:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            socket = create_connection(_address(Path(profile) / "DevToolsActivePort", process), timeout=120)
+            socket = create_connection(_address(Path(profile) / "DevToolsActivePort", process), timeout=PATIENCE)
+            socket.settimeout(1)  # of a look for messages
             try:
                 yield Page(socket)
             finally:
@@ -167,20 +176,22 @@ def page() -> Iterator[Page]:
                 process.wait()
 
 
-def _address(file: Path, process: subprocess.Popen, seconds: float = 60) -> str:
+def _address(file: Path, process: subprocess.Popen) -> str:
     """The first tab's address, once the browser has written down its port."""
-    end = time.monotonic() + seconds
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine: no proxy
-    while time.monotonic() < end:
+    tabs: list[dict[str, str]] = []
+
+    def there() -> bool:
         assert process.poll() is None, f"the browser ended with {process.returncode}"
         lines = file.read_text().split() if file.exists() else []
-        if lines:
-            with opener.open(f"http://127.0.0.1:{lines[0]}/json/list", timeout=30) as answer:
-                tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
-            if tabs:
-                return tabs[0]["webSocketDebuggerUrl"]
-        time.sleep(0.05)
-    raise AssertionError(f"the browser did not open a port in {seconds} s")
+        with suppress(OSError):  # it is slow to answer
+            if lines:
+                with opener.open(f"http://127.0.0.1:{lines[0]}/json/list", timeout=30) as answer:
+                    tabs.extend(tab for tab in json.load(answer) if tab["type"] == "page")
+        return bool(tabs)
+
+    assert until(there), f"the browser did not open a port in {PATIENCE} s"
+    return tabs[0]["webSocketDebuggerUrl"]
 
 
 def screenshot(path_html: str | Path, path_png: str | Path, width: int = 1280, dark: bool = False, ready: str = "true") -> None:

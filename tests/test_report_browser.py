@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 import chromium
+from held import until
 from report_samples import SAMPLES
 from study_samples import finals, measured, study
 from thalweg.study.report import write, write_beside
@@ -196,10 +196,7 @@ def test_parallel_coordinates_narrow_and_turn(show, tmp_path):
 
 def saved(folder: Path, name: str) -> bytes:
     """The file that the browser saved, once it is whole."""
-    end = time.monotonic() + 60
-    while not (folder / name).is_file():
-        assert time.monotonic() < end, list(folder.iterdir())
-        time.sleep(0.05)
+    assert until((folder / name).is_file), list(folder.iterdir())
     return (folder / name).read_bytes()
 
 

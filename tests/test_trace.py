@@ -265,6 +265,7 @@ def test_the_slider_moves_the_paths(tmp_path):
             assert float(tab.run("document.getElementById('f0').textContent")) == pytest.approx(
                 found.losses["<b>momentum</b>"][10], rel=1e-4
             )
+        tab.run("(s => { s.value = 37; s.dispatchEvent(new Event('input')) })(document.getElementById('step'))")
         tab.click("#play")
         tab.wait("document.getElementById('now').textContent === '40'")
         tab.wait("document.getElementById('play').textContent === 'Play'")
