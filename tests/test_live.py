@@ -140,6 +140,12 @@ def test_an_update_holds_what_has_changed(tmp_path):
         second = update(live, first["version"])
         assert second["version"] != first["version"]
         assert second["page"] == render(tw.Study.open(folder).results(), packed=False)
+        found = [{"name": "sgd", "message": "as it was", "findings": [], "looked": ["the history"], "notes": ["A note."]}]
+        tw.Study.open(folder).store.put(diagnosed=found)  # after the last run, as what is timed is
+        live.made = 0
+        third = update(live, second["version"])
+        assert third["version"] != second["version"]
+        assert "A note." in third["page"]
 
 
 def test_pages_are_not_made_too_often_except_for_the_last(tmp_path):

@@ -128,7 +128,9 @@ class Live:
         study = self._study()
         if study is None:
             return
-        version = f"{self.token}-{len(study.store.finished())}-{sum(study.store.get('facts')['planned'].values())}"
+        store = study.store
+        later = len(store.get("pace", {})) + len(store.get("diagnosed", []))  # what is stored after the last run
+        version = f"{self.token}-{len(store.finished())}-{sum(store.get('facts')['planned'].values())}-{later}"
         if version != self.version:
             self.text = render(study.results(), packed=False)
             self.version, self.made = version, time.perf_counter()
