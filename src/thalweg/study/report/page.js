@@ -262,8 +262,10 @@
     document.head.append(script); // an inline script runs at once
   }
 
-  async function show(sent) {
-    take(JSON.parse(await opened($("#data", sent))));
+  async function show(sent, newest) {
+    const data = JSON.parse(await opened($("#data", sent)));
+    if (!newest()) return; // the page is another by now, and its own figures come next
+    take(data);
     if (!figures.length) return;
     await (plotly ??= unpacked());
     for (const figure of [...figures]) { // one after the other, so that the first is seen while the last is made
@@ -276,10 +278,11 @@
     performance.mark("drawn"); // bench/report.py reads both marks
   }
 
-  let turn = Promise.resolve(); // one after the other, too, what a live page is sent
+  let turn = Promise.resolve(), count = 0; // one after the other, too, what a live page is sent
 
   function start(sent) {
-    turn = turn.then(() => show(sent)).catch((error) => {
+    const mine = ++count;
+    turn = turn.then(() => show(sent, () => mine === count)).catch((error) => {
       all(".plot").forEach((plot) => { plot.innerHTML = "<p>The figure could not be drawn by this browser; the numbers are in the tables.</p>"; });
       console.error(error);
     });
